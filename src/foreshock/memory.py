@@ -1,0 +1,351 @@
+"""How much memory there is, how much is used, and how to stay below it.
+
+`watch` measures a phase, `batch_for` plans one, `guard` shrinks batches when the plan was too bold.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from foreshock.errors import ConfigError, ResourceError
+
+_Out = TypeVar("_Out")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_CGROUP = Path("/sys/fs/cgroup")
+_NO_LIMIT = 2**60  # cgroup version 1 writes "no limit" as a number near 2^63
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes from "8GiB", "500 MB", "1.5g" or a plain number.
+
+    Example:
+        >>> parse_bytes("1.5 GiB")
+        1610612736
+    """
+    if isinstance(text, int):
+        value, unit = float(text), ""
+    else:
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", text)
+        if found is None:
+            raise ConfigError(f"{text!r} is no amount of memory; write it as 8GiB, 500MB or a number of bytes.")
+        value, unit = float(found[1]), found[2].lower()
+    unit = unit[:-1] if unit.endswith("b") else unit
+    factor = {**_UNITS, **_BINARY}.get(unit)
+    if factor is None or value <= 0:
+        raise ConfigError(f"{text!r} is no amount of memory; write it as 8GiB, 500MB or a number of bytes.")
+    return int(value * factor)
+
+
+def format_bytes(amount: float) -> str:
+    """Bytes for people.
+
+    Example:
+        >>> format_bytes(1610612736)
+        '1.5 GiB'
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.0f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+# ---------------------------------------------------------------------------------------------- measuring
+
+
+def resident_bytes() -> int:
+    """Memory of this process that lies in RAM now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def cuda_bytes() -> int | None:
+    """Memory that torch holds on its current CUDA device, None without one (or without torch loaded)."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.memory_reserved())
+
+
+def cuda_devices() -> tuple[tuple[str, int, int], ...]:
+    """(name, free bytes, total bytes) of each NVIDIA device, by nvidia-ml-py or torch; none is empty."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        rows = [(pynvml.nvmlDeviceGetName(h), pynvml.nvmlDeviceGetMemoryInfo(h)) for h in handles]
+        return tuple((str(name), int(info.free), int(info.total)) for name, info in rows)
+    except Exception:  # not installed, no driver, no permission: torch may still know
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_available():
+            return ()
+        count = torch.cuda.device_count()
+        return tuple((torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)) for i in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The most memory that a phase used, whole process."""
+
+    phase: str
+    resident_bytes: int
+    cuda_bytes: int | None
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """One line for the run log."""
+        return {
+            "phase": self.phase,
+            "peak_bytes": self.resident_bytes,
+            "cuda_peak_bytes": self.cuda_bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class Watch:
+    """Samples memory until stopped; `peak` may be read at any time."""
+
+    def __init__(self, phase: str, every_s: float = 0.02) -> None:
+        self._began = time.perf_counter()
+        self._every_s = every_s
+        self._high_water = _high_water_bytes()
+        self._over = threading.Event()
+        self.peak = Peak(phase, resident_bytes(), cuda_bytes(), 0.0)
+        self._thread = threading.Thread(target=self._loop, name=f"memory-{phase}", daemon=True)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        while not self._over.wait(self._every_s):
+            self.sample()
+
+    def sample(self) -> None:
+        """Look once."""
+        cuda = cuda_bytes()
+        known = [value for value in (self.peak.cuda_bytes, cuda) if value is not None]
+        self.peak = replace(
+            self.peak,
+            resident_bytes=max(self.peak.resident_bytes, resident_bytes()),
+            cuda_bytes=max(known) if known else None,
+            seconds=time.perf_counter() - self._began,
+        )
+
+    def stop(self) -> Peak:
+        """Look a last time and say the peak."""
+        self._over.set()
+        self._thread.join()
+        self.sample()
+        # The kernel's high-water mark sees what falls between two samples, if this phase raised it.
+        high = _high_water_bytes()
+        if high > self._high_water:
+            self.peak = replace(self.peak, resident_bytes=max(self.peak.resident_bytes, high))
+        return self.peak
+
+
+def _high_water_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    amount = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(amount if sys.platform == "darwin" else amount * 1024)
+
+
+@contextmanager
+def watch(
+    phase: str, on_peak: Callable[[Peak], None] | None = None, every_s: float = 0.02
+) -> Iterator[Watch]:
+    """Measure the memory of a block; `on_peak` is told at the end, also after an error. May be nested.
+
+    Example:
+        >>> with watch("read") as seen:
+        ...     table = bytearray(1_000_000)
+        >>> seen.peak.resident_bytes > 1_000_000
+        True
+    """
+    watching = Watch(phase, every_s)
+    try:
+        yield watching
+    finally:
+        peak = watching.stop()
+        if on_peak is not None:
+            on_peak(peak)
+
+
+# ----------------------------------------------------------------------------------------------- planning
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many bytes may be used, and who says so."""
+
+    bytes: int
+    source: str = "told"
+
+    @classmethod
+    def parse(cls, text: str | int) -> Budget:
+        """From "8GiB" or a number; "auto" is what this machine can spare."""
+        return cls.here() if text == "auto" else cls(parse_bytes(text))
+
+    @classmethod
+    def here(cls, share: float = 0.8) -> Budget:
+        """`share` of what is free now: the machine's available memory or the container's rest, the smaller."""
+        import psutil
+
+        available, source = int(psutil.virtual_memory().available), "available memory"
+        left = _cgroup_left_bytes()
+        if left is not None and left < available:
+            available, source = left, "container limit"
+        return cls(int(available * share), source)
+
+    def __str__(self) -> str:
+        return f"{format_bytes(self.bytes)} ({self.source})"
+
+
+def _cgroup_left_bytes(root: Path = _CGROUP) -> int | None:
+    """What the container may still take; None when nothing limits it."""
+    pairs = (
+        ("memory.max", "memory.current"),  # version 2
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # version 1
+    )
+    for limit_name, used_name in pairs:
+        try:
+            limit = (root / limit_name).read_text().strip()
+            used = int((root / used_name).read_text())
+        except (OSError, ValueError):
+            continue
+        if limit != "max" and int(limit) < _NO_LIMIT:
+            return max(0, int(limit) - used)
+    return None
+
+
+def batch_for(
+    budget: Budget, bytes_per_item: int, fixed_bytes: int = 0, most: int = 1024, what: str = "one item"
+) -> int:
+    """The largest batch, 1..most, that fits the budget.
+
+    Args:
+        bytes_per_item: what one item more costs (activations, mostly).
+        fixed_bytes: what is needed anyway (weights, the process itself).
+
+    Raises:
+        ResourceError: not even one item fits.
+
+    Example:
+        >>> batch_for(Budget.parse("8GiB"), parse_bytes("100MiB"), parse_bytes("3GiB"))
+        51
+    """
+    if bytes_per_item <= 0:
+        return most
+    fits = math.floor((budget.bytes - fixed_bytes) / bytes_per_item)
+    if fits < 1:
+        raise ResourceError(
+            f"{what} needs about {format_bytes(fixed_bytes + bytes_per_item)}, the budget is {budget}. "
+            "Raise memory.budget, take a smaller model or a shorter window.length."
+        )
+    return min(fits, most)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on either device."""
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    # torch's CPU allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def guard(
+    items: int,
+    run: Callable[[int, int], _Out],
+    batch: int,
+    budget: Budget | None = None,
+    on_shrink: Callable[[int, str], None] | None = None,
+) -> Iterator[_Out]:
+    """Call `run(start, end)` over 0..items in batches, halving them when memory runs short.
+
+    A batch is halved before the budget is passed (what the last batch took is expected of the next)
+    and after an out-of-memory error, and the work goes on where it stood. No item is run twice with success.
+
+    Args:
+        batch: items a call to begin with.
+        budget: for the whole process; None waits for the error.
+        on_shrink: told the new batch and the reason.
+
+    Raises:
+        ResourceError: memory ran out at a batch of one.
+
+    Example:
+        >>> list(guard(5, lambda start, end: end - start, batch=2))
+        [2, 2, 1]
+    """
+    start, batch = 0, max(1, batch)
+    grown = 0.0  # bytes an item, as last seen
+    while start < items:
+        if budget is not None and grown > 0:
+            planned = _within(budget, grown, batch)
+            if planned < batch:
+                batch = planned
+                _tell(on_shrink, batch, f"the next batch would have passed the budget of {budget}")
+        end = min(items, start + batch)
+        before = _footprint()
+        try:
+            with watch("batch") as seen:
+                out = run(start, end)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch == 1:
+                raise ResourceError(
+                    f"memory ran out at a batch of 1 ({format_bytes(resident_bytes())} in use). "
+                    "Take a smaller model, a shorter window.length, or a machine with more memory."
+                ) from error
+            reason = "memory ran out"
+        else:
+            peak = max(seen.peak.resident_bytes, 0) + (seen.peak.cuda_bytes or 0)
+            grown = max(grown, (peak - before) / (end - start))
+            start = end
+            yield out
+            continue
+        batch = max(1, batch // 2)
+        _release()
+        _tell(on_shrink, batch, reason)
+
+
+def _within(budget: Budget, bytes_per_item: float, batch: int) -> int:
+    """`batch` halved until it is expected to fit, at least 1."""
+    left = budget.bytes - _footprint()
+    while batch > 1 and batch * bytes_per_item > left:
+        batch //= 2
+    return batch
+
+
+def _footprint() -> int:
+    return resident_bytes() + (cuda_bytes() or 0)
+
+
+def _tell(on_shrink: Callable[[int, str], None] | None, batch: int, reason: str) -> None:
+    if on_shrink is not None:
+        on_shrink(batch, reason)
+
+
+def _release() -> None:
+    """Give back what the failed batch left behind."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
