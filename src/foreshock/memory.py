@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from foreshock.errors import ConfigError, ResourceError
 
 _Out = TypeVar("_Out")
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_FACTORS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _CGROUP = Path("/sys/fs/cgroup")
 _NO_LIMIT = 2**60  # cgroup version 1 writes "no limit" as a number near 2^63
 
@@ -33,18 +33,11 @@ def parse_bytes(text: str | int) -> int:
         >>> parse_bytes("1.5 GiB")
         1610612736
     """
-    if isinstance(text, int):
-        value, unit = float(text), ""
-    else:
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", text)
-        if found is None:
-            raise ConfigError(f"{text!r} is no amount of memory; write it as 8GiB, 500MB or a number of bytes.")
-        value, unit = float(found[1]), found[2].lower()
-    unit = unit[:-1] if unit.endswith("b") else unit
-    factor = {**_UNITS, **_BINARY}.get(unit)
-    if factor is None or value <= 0:
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-z]*?)b?\s*", str(text).lower())
+    factor = _FACTORS.get(found[2]) if found else None
+    if found is None or factor is None or float(found[1]) <= 0:
         raise ConfigError(f"{text!r} is no amount of memory; write it as 8GiB, 500MB or a number of bytes.")
-    return int(value * factor)
+    return int(float(found[1]) * factor)
 
 
 def format_bytes(amount: float) -> str:
@@ -201,7 +194,7 @@ class Budget:
 
     @classmethod
     def here(cls, share: float = 0.8) -> Budget:
-        """`share` of what is free now: the machine's available memory or the container's rest, the smaller."""
+        """`share` of what is free now, of the machine's memory or of the container's rest."""
         import psutil
 
         available, source = int(psutil.virtual_memory().available), "available memory"
