@@ -1,0 +1,257 @@
+"""From scores to events: enter high, leave low, last long enough, merge neighbours.
+
+Works row by row on the past alone, so that a stream and a whole recording give the same events.
+
+Not here: choosing the threshold (calibrate), naming the culprit (explain), paging (alerts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from foreshock.calibrate import CausalThreshold, Threshold
+from foreshock.errors import ConfigError
+from foreshock.scores import Scores
+
+HEAVIEST_TAIL = 0.2  # shape taken for the tail above `high` when judging confidence: on the heavy side
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When rows make an event. In seconds, so that they mean the same at every step.
+
+    At a row each 60 s one row above the threshold is enough, at 15 s both of two, at 5 s four of six.
+    """
+
+    confirm_s: float = 30.0  # look at the rows of so many seconds ...
+    confirm_share: float = 2 / 3  # ... of which this share must be above `high`
+    merge_s: float = 300.0  # a return to `high` within this time continues the event
+    lead_s: float = 300.0  # the start moves back over rows above `low`, at most so far
+    grace_s: float = 300.0  # unobserved time that an event outlasts
+    cool_down_s: float = 600.0  # an event so soon after the last one is told as its sequel
+
+    def __post_init__(self) -> None:
+        for name in ("confirm_s", "merge_s", "lead_s", "grace_s", "cool_down_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"rules.{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not 0 < self.confirm_share <= 1:
+            raise ConfigError(f"rules.confirm_share is {self.confirm_share}; it must lie in 0..1.")
+
+    def confirm_rows(self, step_s: float) -> tuple[int, int]:
+        """k of n: how many of how many rows must be above `high`."""
+        n = max(1, math.floor(self.confirm_s / step_s + 0.5))
+        return max(1, math.ceil(n * self.confirm_share - 1e-9)), n
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A stretch of rows that belongs together."""
+
+    id: int  # counts from 0 in time order
+    start: int  # first row
+    end: int  # one past the last row
+    start_ns: int
+    end_ns: int | None  # stamp of the last row; None while the event runs
+    peak: int  # row of the highest score
+    peak_ns: int
+    peak_score: float
+    threshold: float  # `high` at the peak
+    confidence: float  # 0..1, see `confidence`
+    detected: int  # the row at which the rules were first met
+    detected_ns: int  # its stamp: nothing later was needed to tell
+    rows_high: int  # rows at or above `high`
+    is_open: bool  # still running when the scores ended
+    sequel_of: int | None = None  # the event in whose cool-down this one began
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.end)
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-safe, times as ISO 8601 in UTC."""
+        out: dict[str, object] = {n: getattr(self, n) for n in self.__dataclass_fields__ if n[-3:] != "_ns"}
+        for name in ("start", "end", "peak", "detected"):
+            out[f"{name}_time"] = iso(getattr(self, f"{name}_ns"))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a stream learned about an event at one row."""
+
+    kind: Literal["opened", "updated", "closed"]
+    event: Event
+
+
+def iso(time_ns: int | None) -> str | None:
+    """A stamp as people and machines read it, to the second."""
+    return None if time_ns is None else f"{np.datetime64(time_ns, 'ns').astype('datetime64[s]')}Z"
+
+
+def confidence(score: float, high: float, scale: float, rows_high: int, rows_needed: int) -> float:
+    """How likely an event is real, if incidents and false alarms were equally common at the threshold.
+
+    A quiet score reaches `score` r times as rarely as `high` (the calibrated tail, taken on the heavy
+    side), and each further row above `high` halves r, up to ten times: 1 / (1 + r). At the threshold 0.5,
+    five tail scales above it 0.97. Without a tail scale the answer is 0.5.
+    """
+    if not (math.isfinite(scale) and scale > 0 and math.isfinite(high)):
+        return 0.5
+    distance = max(score - high, 0.0) / scale
+    rarity = math.exp(-math.log1p(HEAVIEST_TAIL * distance) / HEAVIEST_TAIL)
+    rarity *= 0.5 ** min(max(rows_high - rows_needed, 0), 10)
+    return 1 / (1 + rarity)
+
+
+def decide(
+    scores: Scores, threshold: Threshold | CausalThreshold, rules: Rules = Rules()
+) -> tuple[Event, ...]:
+    """The events of a recording, in time order, disjoint.
+
+    Uses `scores.system`. Rows without a score neither begin nor end an event until `rules.grace_s`.
+    """
+    decider = Decider(scores.step_s, rules)
+    changes = decider.push(scores, threshold)
+    closed = [c.event for c in changes if c.kind == "closed"]
+    return (*closed, decider.running) if decider.running else tuple(closed)
+
+
+class Decider:
+    """Turns scores into events while they arrive; pieces give the same events as the whole."""
+
+    def __init__(self, step_s: float, rules: Rules = Rules()) -> None:
+        self.rules = rules
+        self._step_ns = round(step_s * 1e9)
+        self._need, window = rules.confirm_rows(step_s)
+        self._window_ns = window * self._step_ns
+        self._row = 0
+        self._count = 0
+        self._event: Event | None = None
+        self._last: tuple[int, int] = (-1, 0)  # row and stamp of the last row that belongs to the event
+        self._left = False  # a row below `low` was seen since
+        self._run: deque[tuple[int, int]] = deque()  # the present run of rows above `low`, as far as lead_s
+        self._hits: deque[tuple[int, int]] = deque()  # rows above `high` within the window
+        self._closed: Event | None = None
+
+    @property
+    def running(self) -> Event | None:
+        """The event that is open now."""
+        return self._event
+
+    def push(self, scores: Scores, threshold: Threshold | CausalThreshold) -> tuple[Change, ...]:
+        """What these next rows change: events opened, updated (once a push), closed, in order.
+
+        A CausalThreshold must hold the rows of this piece.
+        """
+        high, low, scale = _levels(threshold, len(scores))
+        changes: list[Change] = []
+        touched = False
+        rows = zip(
+            scores.time_ns.tolist(), scores.system.astype(float).tolist(), high, low, scale, strict=True
+        )
+        for time_ns, score, high_, low_, scale_ in rows:
+            before = self._event
+            closed = self._expire(time_ns)
+            if closed:
+                changes.append(Change("closed", closed))
+                touched, before = False, None
+            if not math.isnan(score):
+                self._take(time_ns, score, high_, low_, scale_)
+            if self._event is not None and before is None:
+                changes.append(Change("opened", self._event))
+            touched = touched or (before is not None and self._event is not before)
+            self._row += 1
+        if touched and self._event is not None:
+            changes.append(Change("updated", self._event))
+        return tuple(changes)
+
+    def _expire(self, time_ns: int) -> Event | None:
+        """Close the event when this row can't belong to it any more."""
+        if self._event is None:
+            return None
+        limit_s = self.rules.merge_s if self._left else max(self.rules.grace_s, self.rules.merge_s)
+        if time_ns - self._last[1] - self._step_ns < limit_s * 1e9 + self._step_ns * 1e-6:
+            return None
+        row, last_ns = self._last
+        closed = replace(self._event, end=row + 1, end_ns=last_ns, is_open=False)
+        self._closed, self._event = closed, None
+        self._hits.clear()
+        return closed
+
+    def _take(self, time_ns: int, score: float, high: float, low: float, scale: float) -> None:
+        if score < low:
+            self._run.clear()
+            self._left = True
+        else:
+            self._lead(time_ns)
+        while self._hits and time_ns - self._hits[0][1] >= self._window_ns:
+            self._hits.popleft()
+        is_high = score >= high
+        if is_high:
+            self._hits.append((self._row, time_ns))
+        if self._event is None:
+            if is_high and len(self._hits) >= self._need:
+                self._open(time_ns, score, high, scale)
+        elif is_high or (score >= low and not self._left):
+            self._extend(time_ns, score, high, scale, is_high)
+
+    def _lead(self, time_ns: int) -> None:
+        """Remember the rows that an event beginning here would start with."""
+        if self._run and time_ns - self._run[-1][1] - self._step_ns > self.rules.grace_s * 1e9:
+            self._run.clear()
+        self._run.append((self._row, time_ns))
+        while time_ns - self._run[0][1] > self.rules.lead_s * 1e9:
+            self._run.popleft()
+
+    def _open(self, time_ns: int, score: float, high: float, scale: float) -> None:
+        first = min(self._hits[0], self._run[0]) if self._run else self._hits[0]
+        sequel = None
+        if self._closed is not None and self._closed.end_ns is not None:
+            near = first[1] - self._closed.end_ns <= self.rules.cool_down_s * 1e9
+            sequel = self._closed.id if near else None
+        sure = confidence(score, high, scale, len(self._hits), self._need)
+        self._event = Event(
+            self._count, first[0], self._row + 1, first[1], None, self._row, time_ns, score, high, sure,
+            self._row, time_ns, len(self._hits), True, sequel,
+        )  # fmt: skip
+        self._count += 1
+        self._last, self._left = (self._row, time_ns), False
+
+    def _extend(self, time_ns: int, score: float, high: float, scale: float, is_high: bool) -> None:
+        event = self._event
+        assert event is not None
+        event = replace(event, end=self._row + 1, rows_high=event.rows_high + is_high)
+        if is_high:
+            sure = confidence(score, high, scale, event.rows_high, self._need)
+            event = replace(event, confidence=max(event.confidence, sure))
+        if score > event.peak_score:
+            event = replace(event, peak=self._row, peak_ns=time_ns, peak_score=score, threshold=high)
+        self._event = event
+        self._last, self._left = (self._row, time_ns), False
+
+
+def anomalous_rows(events: Iterable[Event], rows: int) -> np.ndarray:
+    """(rows,) bool: True inside an event."""
+    out = np.zeros(rows, dtype=bool)
+    for event in events:
+        out[event.start : event.end] = True
+    return out
+
+
+def _levels(
+    threshold: Threshold | CausalThreshold, rows: int
+) -> tuple[list[float], list[float], list[float]]:
+    if isinstance(threshold, Threshold):
+        return [threshold.high] * rows, [threshold.low] * rows, [threshold.scale] * rows
+    if len(threshold) != rows:
+        raise ConfigError(
+            f"the threshold holds {len(threshold)} rows, the scores {rows}; "
+            "push the same rows to the calibrator and to the decider."
+        )
+    return threshold.high.tolist(), threshold.low.tolist(), threshold.scale.tolist()
