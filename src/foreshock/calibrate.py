@@ -84,7 +84,7 @@ def calibrate(
     step_s: float,
     false_alarms_per_day: float = 1.0,
     *,
-    merge_s: float = 300.0,
+    merge_s: float = 120.0,
     contamination: float = 0.25,
 ) -> Threshold:
     """A threshold that quiet scores pass about `false_alarms_per_day` times a day.
@@ -363,7 +363,7 @@ class CausalCalibrator:
     refresh_rows: int = 30  # at most so many rows between two refreshes
     memory_rows: int = 20_000  # scores remembered
     relearn_rows: int = 120  # rows after which a lasting change is normal
-    merge_s: float = 300.0
+    merge_s: float = 120.0
     _scores: np.ndarray = field(default_factory=lambda: np.zeros(0), init=False, repr=False)
     _loud: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), init=False, repr=False)
     _row: int = field(default=0, init=False)
@@ -432,7 +432,7 @@ def calibrate_causal(
     refresh_rows: int = 30,
     memory_rows: int = 20_000,
     relearn_rows: int = 120,
-    merge_s: float = 300.0,
+    merge_s: float = 120.0,
 ) -> CausalThreshold:
     """A threshold for each row from the scores before it; see `CausalCalibrator`."""
     calibrator = CausalCalibrator(

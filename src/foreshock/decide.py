@@ -31,7 +31,7 @@ class Rules:
 
     confirm_s: float = 30.0  # look at the rows of so many seconds ...
     confirm_share: float = 2 / 3  # ... of which this share must be above `high`
-    merge_s: float = 300.0  # a return to `high` within this time continues the event
+    merge_s: float = 120.0  # a return to `high` within this time continues the event
     lead_s: float = 300.0  # the start moves back over rows above `low`, at most so far
     grace_s: float = 300.0  # unobserved time that an event outlasts
     cool_down_s: float = 600.0  # an event so soon after the last one is told as its sequel
