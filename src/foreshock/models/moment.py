@@ -1,0 +1,745 @@
+"""MOMENT, the whole network in one file: patches, mask token, encoder, heads; reads MOMENT-1 checkpoints.
+
+A series of L steps is normalised by its own mean and deviation, cut into patches of 8 steps, embedded,
+read by an encoder that knows only distances between patches, and written back by a linear head.
+The names of all parameters are those of the published checkpoints.
+
+Not here: finding and checking files (weights), turning errors into scores (reconstruct), training loops
+(pretrain, finetune), the original package's class and method names (momentfm).
+
+Source: Goswami et al. 2024, "MOMENT: A Family of Open Time-series Foundation Models";
+Raffel et al. 2020 for the encoder, in its 1.1 form (RMS norm, gated GELU, no scale in the attention).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from foreshock.errors import ConfigError, InputError, WeightsError
+from foreshock.models import weights
+
+STDEV_FLOOR = 1e-5  # added to every deviation, as in the published model
+MAX_PATCHES = 5000  # rows of the stored table of positions
+INITIAL_GAIN = 1.41  # of the orthogonal start of patch embedding and head
+TASKS = ("reconstruction", "embedding", "forecasting", "classification")
+
+# d_model, d_kv, d_ff, heads, layers of the encoders MOMENT-1 was built on, for configs that only name them
+BACKBONES = {
+    "google/flan-t5-small": (512, 64, 1024, 6, 8),
+    "google/flan-t5-base": (768, 64, 2048, 12, 12),
+    "google/flan-t5-large": (1024, 64, 2816, 16, 24),
+    "google/flan-t5-xl": (2048, 64, 5120, 32, 24),
+}
+
+
+@dataclass(frozen=True)
+class MomentConfig:
+    """The geometry of one MOMENT; every field has the default of MOMENT-1-small."""
+
+    d_model: int = 512
+    d_kv: int = 64  # width of one attention head; d_kv * num_heads need not be d_model
+    d_ff: int = 1024
+    num_heads: int = 6
+    num_layers: int = 8
+    seq_len: int = 512  # longest context, in steps
+    patch_len: int = 8
+    num_buckets: int = 32  # of the relative position bias
+    max_distance: int = 128  # patches; farther apart share one bucket
+    layer_norm_epsilon: float = 1e-6
+    dropout: float = 0.1  # inside the encoder, in training only
+    patch_dropout: float = 0.1
+    head_dropout: float = 0.1
+    vocab_size: int = 32  # rows of a table that the format holds and nothing reads
+    task: str = "reconstruction"
+    forecast_horizon: int | None = None  # steps; forecasting
+    n_channels: int | None = None  # classification
+    num_class: int | None = None  # classification
+    reduction: str = "concat"  # classification: how channels become one vector, concat or mean
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # config.json as it came
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "patch_len", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; a MOMENT needs at least 1")
+        if self.seq_len < self.patch_len or self.seq_len % self.patch_len:
+            raise ConfigError(
+                f"seq_len is {self.seq_len}; it must be a multiple of patch_len ({self.patch_len})"
+            )
+        if self.num_buckets < 4 or self.num_buckets % 2:
+            raise ConfigError(f"num_buckets is {self.num_buckets}; it must be even and at least 4")
+        if self.task not in TASKS:
+            raise ConfigError(f"task is {self.task!r}; it must be one of {', '.join(TASKS)}")
+        if self.task == "forecasting" and not self.forecast_horizon:
+            raise ConfigError("task forecasting needs forecast_horizon, the number of steps to forecast")
+        if self.task == "classification" and not (self.n_channels and self.num_class):
+            raise ConfigError("task classification needs n_channels and num_class")
+        if self.reduction not in ("concat", "mean"):
+            raise ConfigError(f"reduction is {self.reduction!r}; classification knows concat and mean")
+
+    @property
+    def inner(self) -> int:
+        """Width of all attention heads together."""
+        return self.d_kv * self.num_heads
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> MomentConfig:
+        """From the content of a MOMENT-1 `config.json`; an unusual one is refused with its reason."""
+        t5 = _t5_geometry(raw)
+        _refuse_unknown_variants(raw, t5)
+        d_model = raw.get("d_model") or t5["d_model"]
+        if d_model != t5["d_model"]:
+            raise WeightsError(f"config.json has d_model {d_model}, but its t5_config has {t5['d_model']}")
+        return cls(
+            d_model=d_model,
+            d_kv=t5["d_kv"],
+            d_ff=t5["d_ff"],
+            num_heads=t5["num_heads"],
+            num_layers=t5["num_layers"],
+            seq_len=raw.get("seq_len", 512),
+            patch_len=raw.get("patch_len", 8),
+            num_buckets=t5.get("relative_attention_num_buckets", 32),
+            max_distance=t5.get("relative_attention_max_distance", 128),
+            layer_norm_epsilon=t5.get("layer_norm_epsilon", 1e-6),
+            dropout=t5.get("dropout_rate", 0.1),
+            patch_dropout=raw.get("patch_dropout", 0.1),
+            head_dropout=raw.get("head_dropout", 0.1),
+            vocab_size=t5.get("vocab_size", 32128),
+            task=raw.get("task_name", "reconstruction"),
+            forecast_horizon=raw.get("forecast_horizon"),
+            n_channels=raw.get("n_channels"),
+            num_class=raw.get("num_class"),
+            reduction=raw.get("reduction", "concat"),
+            raw=raw,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a `config.json` that the original package reads."""
+        options = {
+            name: getattr(self, name)
+            for name in ("forecast_horizon", "n_channels", "num_class")
+            if getattr(self, name) is not None
+        }
+        if self.task == "classification":
+            options["reduction"] = self.reduction
+        return {
+            "model_name": "MOMENT",
+            "transformer_type": "encoder_only",
+            "device": "cpu",
+            "transformer_backbone": "google/flan-t5-small",
+            "model_kwargs": {},
+            **self.raw,
+            "task_name": self.task,
+            "d_model": self.raw.get("d_model", self.d_model),
+            "seq_len": self.seq_len,
+            "patch_len": self.patch_len,
+            "patch_stride_len": self.patch_len,
+            "patch_dropout": self.patch_dropout,
+            "head_dropout": self.head_dropout,
+            **options,
+            "t5_config": {**_T5_CONSTANTS, **self.raw.get("t5_config", {}), **self._t5_fields()},
+        }
+
+    def _t5_fields(self) -> dict[str, Any]:
+        return {
+            "d_ff": self.d_ff,
+            "d_kv": self.d_kv,
+            "d_model": self.d_model,
+            "dropout_rate": self.dropout,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "num_decoder_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "num_layers": self.num_layers,
+            "relative_attention_max_distance": self.max_distance,
+            "relative_attention_num_buckets": self.num_buckets,
+            "vocab_size": self.vocab_size,
+        }
+
+
+_T5_CONSTANTS: dict[str, Any] = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "model_type": "t5",
+    "n_positions": 512,
+    "output_past": True,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+}
+
+
+def _t5_geometry(raw: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(raw.get("t5_config"), dict):
+        needed = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers")
+        missing = [name for name in needed if not isinstance(raw["t5_config"].get(name), int)]
+        if missing:
+            raise WeightsError(f"the t5_config of config.json lacks whole numbers for {', '.join(missing)}")
+        return dict(raw["t5_config"])
+    backbone = raw.get("transformer_backbone")
+    if backbone not in BACKBONES:
+        raise WeightsError(
+            f"config.json has no t5_config and names the backbone {backbone!r}; "
+            f"known without one are {', '.join(BACKBONES)}"
+        )
+    return dict(zip(("d_model", "d_kv", "d_ff", "num_heads", "num_layers"), BACKBONES[backbone], strict=True))
+
+
+def _refuse_unknown_variants(raw: dict[str, Any], t5: dict[str, Any]) -> None:
+    known = {
+        "transformer_type": (raw.get("transformer_type", "encoder_only"), "encoder_only"),
+        "revin_affine": (raw.get("revin_affine", False), False),
+        "value_embedding_bias": (raw.get("value_embedding_bias", False), False),
+        "add_positional_embedding": (raw.get("add_positional_embedding", True), True),
+        "patch_stride_len": (raw.get("patch_stride_len", raw.get("patch_len", 8)), raw.get("patch_len", 8)),
+        "t5_config.feed_forward_proj": (t5.get("feed_forward_proj", "gated-gelu"), "gated-gelu"),
+    }
+    for name, (found, needed) in known.items():
+        if found != needed:
+            raise WeightsError(
+                f"config.json has {name} = {found!r}; only {needed!r} was ever published and is read"
+            )
+
+
+# ---------------------------------------------------------------- the network
+
+
+class Positions(nn.Module):
+    """The fixed table of sines and cosines, one row a patch."""
+
+    pe: Tensor  # (1, MAX_PATCHES, D)
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.register_buffer("pe", sinusoids(MAX_PATCHES, d_model).unsqueeze(0))
+
+
+def sinusoids(rows: int, d_model: int) -> Tensor:
+    """(rows, d_model): even columns sines, odd columns cosines, wave lengths from 2π to 20000π rows."""
+    position = torch.arange(rows).float().unsqueeze(1)
+    rate = (torch.arange(0, d_model, 2).float() * -(math.log(10000.0) / d_model)).exp()
+    table = torch.zeros(rows, d_model)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate)[:, : d_model // 2]
+    return table
+
+
+class PatchEmbedding(nn.Module):
+    """A patch becomes a vector: a linear map of its steps, or the mask token, plus its position."""
+
+    def __init__(self, config: MomentConfig) -> None:
+        super().__init__()
+        self.value_embedding = nn.Linear(config.patch_len, config.d_model, bias=False)
+        self.mask_embedding = nn.Parameter(torch.zeros(config.d_model))
+        self.position_embedding = Positions(config.d_model)
+        self.dropout = nn.Dropout(config.patch_dropout)
+        nn.init.orthogonal_(self.value_embedding.weight, gain=INITIAL_GAIN)
+
+    def forward(self, patches: Tensor, shown: Tensor | None, first: int) -> Tensor:
+        """patches (N, P, patch_len); shown (N, P) bool or None for all; `first`: position of the first one."""
+        x = self.value_embedding(patches)
+        if shown is not None:
+            x = torch.where(shown.unsqueeze(-1), x, self.mask_embedding)
+        x = x + self.position_embedding.pe[:, first : first + patches.shape[1]]
+        return cast(Tensor, self.dropout(x))
+
+
+class RmsNorm(nn.Module):
+    """Scale to unit mean square; no mean is taken away and nothing is added."""
+
+    def __init__(self, d_model: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (self.weight * wide).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Attention without a scale: a bias for the distance between two patches is added to the product."""
+
+    def __init__(self, config: MomentConfig, has_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.d_kv = config.d_kv
+        self.dropout = config.dropout
+        self.q = nn.Linear(config.d_model, config.inner, bias=False)
+        self.k = nn.Linear(config.d_model, config.inner, bias=False)
+        self.v = nn.Linear(config.d_model, config.inner, bias=False)
+        self.o = nn.Linear(config.inner, config.d_model, bias=False)
+        if has_bias:
+            self.relative_attention_bias = nn.Embedding(config.num_buckets, config.num_heads)
+        nn.init.normal_(self.q.weight, std=(config.d_model * config.d_kv) ** -0.5)
+        nn.init.normal_(self.k.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.v.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.o.weight, std=config.inner**-0.5)
+        if has_bias:
+            nn.init.normal_(self.relative_attention_bias.weight, std=config.d_model**-0.5)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = self.heads(self.q(x)), self.heads(self.k(x)), self.heads(self.v(x))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=1.0
+        )
+        return cast(Tensor, self.o(mixed.transpose(1, 2).flatten(2)))
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(N, P, heads * d_kv) to (N, heads, P, d_kv)."""
+        return x.view(*x.shape[:-1], self.num_heads, self.d_kv).transpose(1, 2)
+
+
+class AttentionLayer(nn.Module):
+    def __init__(self, config: MomentConfig, has_bias: bool) -> None:
+        super().__init__()
+        self.SelfAttention = SelfAttention(config, has_bias)
+        self.layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        return x + cast(Tensor, self.dropout(self.SelfAttention(self.layer_norm(x), bias)))
+
+
+class GatedFeedForward(nn.Module):
+    def __init__(self, config: MomentConfig) -> None:
+        super().__init__()
+        self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.wi_0.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.wi_1.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.wo.weight, std=config.d_ff**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x)
+        return cast(Tensor, self.wo(self.dropout(gated)))
+
+
+class FeedForwardLayer(nn.Module):
+    def __init__(self, config: MomentConfig) -> None:
+        super().__init__()
+        self.DenseReluDense = GatedFeedForward(config)
+        self.layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + cast(Tensor, self.dropout(self.DenseReluDense(self.layer_norm(x))))
+
+
+class Block(nn.Module):
+    def __init__(self, config: MomentConfig, has_bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([AttentionLayer(config, has_bias), FeedForwardLayer(config)])
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        return cast(Tensor, self.layer[1](self.layer[0](x, bias)))
+
+
+class Encoder(nn.Module):
+    """The stack of blocks; the distance bias of the first one serves them all."""
+
+    def __init__(self, config: MomentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(
+            config.vocab_size, config.d_model
+        )  # the format holds it; nothing reads it
+        self.embed_tokens.weight.requires_grad_(False)
+        self.block = nn.ModuleList(Block(config, has_bias=i == 0) for i in range(config.num_layers))
+        self.final_layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+        self.gradient_checkpointing = False
+        self._bias: tuple[tuple[Any, ...], Tensor] | None = None
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Forget activations and compute them again on the way back: less memory, a third more time."""
+        self.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.gradient_checkpointing = False
+
+    def forward(self, x: Tensor, attended: Tensor | None = None) -> Tensor:
+        """x (N, P, D); attended (N, P) bool, False for patches nobody may look at; None means all."""
+        bias = self.position_bias(x.shape[1]).to(x.dtype)
+        if attended is not None:
+            # The lowest finite number, not -inf: a row where nothing may be looked at stays finite.
+            forbidden = torch.zeros(attended.shape, dtype=x.dtype, device=x.device)
+            bias = bias + forbidden.masked_fill_(~attended, torch.finfo(x.dtype).min)[:, None, None, :]
+        x = self.dropout(x)
+        for block in self.block:
+            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+                # Not reentrant: the reentrant kind drops all gradients when the embedding is frozen.
+                x = checkpoint(block, x, bias, use_reentrant=False)
+            else:
+                x = block(x, bias)
+        return cast(Tensor, self.dropout(self.final_layer_norm(x)))
+
+    def position_bias(self, patches: int) -> Tensor:
+        """(1, heads, P, P), added to every block's attention; kept for the next call unless it is in training."""
+        weight = self.get_parameter("block.0.layer.0.SelfAttention.relative_attention_bias.weight")
+        if torch.is_grad_enabled() and weight.requires_grad:
+            return self._compute_bias(weight, patches)
+        key = (patches, weight.data_ptr(), weight._version, weight.dtype, weight.device)
+        if self._bias is None or self._bias[0] != key:
+            self._bias = (key, self._compute_bias(weight, patches).detach().contiguous())
+        return self._bias[1]
+
+    def _compute_bias(self, weight: Tensor, patches: int) -> Tensor:
+        position = torch.arange(patches, device=weight.device)
+        distance = position[None, :] - position[:, None]
+        buckets = distance_buckets(distance, self.config.num_buckets, self.config.max_distance)
+        return F.embedding(buckets, weight).permute(2, 0, 1).unsqueeze(0)
+
+
+def distance_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """The row of the bias table for each signed distance in patches.
+
+    Half of the buckets are for what lies behind, half for what lies ahead; of each half, half hold one
+    distance each and the rest grow with the logarithm up to `max_distance`.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    ahead = (distance > 0).long() * half
+    size = distance.abs()
+    far = exact + (
+        torch.log(size.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)
+    ).long().clamp(max=half - 1 - exact)
+    return ahead + torch.where(size < exact, size, far)
+
+
+class ReconstructionHead(nn.Module):
+    """Each patch's state becomes its steps."""
+
+    def __init__(self, config: MomentConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.linear = nn.Linear(config.d_model, config.patch_len)
+        nn.init.orthogonal_(self.linear.weight, gain=INITIAL_GAIN)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., P, D) to (..., P * patch_len)."""
+        return cast(Tensor, self.linear(self.dropout(states)).flatten(-2))
+
+
+class ForecastingHead(nn.Module):
+    """All patches' states together become the next steps."""
+
+    def __init__(self, config: MomentConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(
+            config.d_model * (config.seq_len // config.patch_len), config.forecast_horizon or 1
+        )
+        self.dropout = nn.Dropout(config.head_dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., P, D) to (..., forecast_horizon)."""
+        return cast(Tensor, self.dropout(self.linear(states.flatten(-2))))
+
+
+class ClassificationHead(nn.Module):
+    """The mean over patches becomes one number a class."""
+
+    def __init__(self, config: MomentConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.head_dropout)
+        width = config.d_model * ((config.n_channels or 1) if config.reduction == "concat" else 1)
+        self.linear = nn.Linear(width, config.num_class or 2)
+
+    def forward(self, states: Tensor, input_mask: Tensor | None = None) -> Tensor:
+        """(B, P, D or D * channels) to (B, num_class); `input_mask` is not read, the original has it."""
+        return cast(Tensor, self.linear(self.dropout(states.mean(dim=1))))
+
+
+def build_head(config: MomentConfig) -> nn.Module:
+    """The head of the config's task, freshly started."""
+    if config.task == "forecasting":
+        return ForecastingHead(config)
+    if config.task == "classification":
+        return ClassificationHead(config)
+    return nn.Identity() if config.task == "embedding" else ReconstructionHead(config)
+
+
+class Moment(nn.Module):
+    """MOMENT with one head.
+
+    Either the verbs `reconstruct`, `embed`, `forecast`, `short_forecast` and `classify`, which take values
+    in their own units with gaps in them; or, for training, `normalise`, `encode` and `head`.
+    """
+
+    def __init__(self, config: MomentConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or MomentConfig()
+        self.patch_embedding = PatchEmbedding(self.config)
+        self.encoder = Encoder(self.config)
+        self.head = build_head(self.config)
+
+    # ------------------------------------------------------------ the parts, differentiable
+
+    def forward(
+        self, patches: Tensor, shown: Tensor | None = None, attended: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """From patches (N, P, patch_len) to states (N, P, D).
+
+        Args:
+            shown: (N, P) bool; False puts the mask token in the patch's place. None shows all.
+            attended: (N, P) bool; False hides the patch from the others' eyes (padding). None hides none.
+            first: position of the first patch, when leading padding was left out.
+        """
+        x = self.patch_embedding(patches, shown, first)
+        return cast(Tensor, self.encoder(x.to(self.compute_dtype), attended))
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the encoder computes in: float32, or bfloat16 after a load in that precision."""
+        return self.encoder.get_parameter("block.0.layer.1.DenseReluDense.wo.weight").dtype
+
+    def encode(self, x: Tensor, observed: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+        """From normalised steps (N, L), L a multiple of `patch_len`, to states (N, P, D).
+
+        A patch is attended if all its steps are observed, and shown if none of them is hidden.
+        `observed` and `hidden` are (N, L) bool. Gradients flow; `head(encode(...))` is (N, L).
+        """
+        cut = (x.shape[0], -1, self.config.patch_len)
+        patches = x.reshape(cut)
+        attended = None if observed is None else observed.reshape(cut).all(-1)
+        shown = None if hidden is None else ~hidden.reshape(cut).any(-1)
+        return cast(Tensor, self(patches, shown, attended))
+
+    # ------------------------------------------------------------ files
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, task: str = "reconstruction", **options: Any) -> Moment:
+        """Load a folder with `config.json` and `model.safetensors`; see `load_moment`."""
+        return load_moment(folder, task, "fp32", **options)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `config.json`, `model.safetensors` and their checksums; the original package reads them."""
+        return weights.save(folder, self.config.to_dict(), self.state_dict())
+
+    # ------------------------------------------------------------ the verbs
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        values: np.ndarray | Tensor,
+        observed: np.ndarray | Tensor | None = None,
+        hidden: np.ndarray | Tensor | None = None,
+    ) -> Any:
+        """What the model thinks each step should be, (B, C, L), in the values' units.
+
+        Args:
+            values: (B, C, L), numpy or torch; L at most `config.seq_len`. NaN is "nobody observed it".
+            observed: (B, L) or (B, C, L) bool, False where a value must not be believed.
+            hidden: same shapes, True for steps to be reconstructed without being seen. The model reads
+                patches of 8 steps; a patch with one hidden step is hidden as a whole.
+
+        Returns:
+            Same kind as `values` (numpy or torch, its float type), every step filled in. A series
+            with no step that is both observed and not hidden is all NaN.
+        """
+        series = Series.of(values, observed, hidden, self.config, self._device)
+        x, mean, stdev = normalise(series.values, series.observed & ~series.hidden)
+        states = self.encode(x, _unless_all(series.observed), _if_any(series.hidden | series.absent))
+        return series.give_back(self.head(states.to(x.dtype)).double() * stdev + mean)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.patch_embedding.mask_embedding.device
+
+
+def _unless_all(mask: Tensor) -> Tensor | None:
+    return None if bool(mask.all()) else mask
+
+
+def _if_any(mask: Tensor) -> Tensor | None:
+    return mask if bool(mask.any()) else None
+
+
+def normalise(values: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Each series minus its mean, over its deviation, both from the `counted` steps alone.
+
+    Args:
+        values: (..., L); NaN or infinite steps become 0.
+        counted: bool, same shape; None counts every finite step.
+
+    Returns:
+        float32 steps (..., L), and mean and deviation (..., 1) in double precision, so that a large level
+        with small movements keeps them. Where nothing is counted mean and deviation are NaN, the steps 0.
+    """
+    wide = values.double()
+    finite = wide.isfinite()
+    counted = finite if counted is None else finite & counted
+    count = counted.sum(-1, keepdim=True)
+    mean = torch.where(counted, wide, 0).sum(-1, keepdim=True) / count
+    stdev = (torch.where(counted, wide - mean, 0).square().sum(-1, keepdim=True) / count).sqrt() + STDEV_FLOOR
+    x = ((wide - mean) / stdev).float()
+    return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), mean, stdev
+
+
+@dataclass(frozen=True)
+class Series:
+    """A caller's (B, C, L) values as N = B * C rows of whole patches, and the way back."""
+
+    values: Tensor  # (N, L') double
+    observed: Tensor  # (N, L') bool, finite and not denied by the caller
+    absent: Tensor  # (N, L') bool, NaN or infinite: there is nothing to show
+    hidden: Tensor  # (N, L') bool
+    shape: tuple[int, int, int]  # (B, C, L) as it came
+    like: np.ndarray | Tensor
+
+    @classmethod
+    def of(
+        cls,
+        values: np.ndarray | Tensor,
+        observed: np.ndarray | Tensor | None,
+        hidden: np.ndarray | Tensor | None,
+        config: MomentConfig,
+        device: torch.device,
+    ) -> Series:
+        """Check shapes, fill up to whole patches on the left with steps nobody observed."""
+        if values.ndim != 3:
+            raise InputError(f"values have shape {tuple(values.shape)}; needed is (batch, channels, steps)")
+        batch, channels, steps = shape = cast(tuple[int, int, int], tuple(values.shape))
+        if not 0 < steps <= config.seq_len:
+            raise InputError(
+                f"the series have {steps} steps; this model reads 1 to {config.seq_len}; cut windows"
+            )
+        x = torch.as_tensor(values).to(device, torch.float64)
+        finite = x.isfinite()
+        seen = _per_channel(observed, shape, "observed", device, missing=True) & finite
+        unseen = _per_channel(hidden, shape, "hidden", device, missing=False)
+        fill = -steps % config.patch_len
+        rows = batch * channels
+        return cls(
+            F.pad(x.reshape(rows, steps), (fill, 0)),
+            F.pad(seen.reshape(rows, steps), (fill, 0), value=False),
+            F.pad(~finite.reshape(rows, steps), (fill, 0), value=False),
+            F.pad(unseen.reshape(rows, steps), (fill, 0), value=False),
+            shape,
+            values,
+        )
+
+    def give_back(self, result: Tensor) -> Any:
+        """(N, L') to (B, C, L) in the caller's kind, float type and place."""
+        result = result[:, result.shape[1] - self.shape[2] :].reshape(self.shape)
+        if isinstance(self.like, Tensor):
+            kind = self.like.dtype if self.like.is_floating_point() else torch.float32
+            return result.to(self.like.device, kind)
+        kind_np = self.like.dtype if np.issubdtype(self.like.dtype, np.floating) else np.float32
+        return result.cpu().numpy().astype(kind_np)
+
+
+def _per_channel(
+    mask: np.ndarray | Tensor | None,
+    shape: tuple[int, int, int],
+    name: str,
+    device: torch.device,
+    missing: bool,
+) -> Tensor:
+    """(B, L) or (B, C, L) to (B, C, L) bool."""
+    if mask is None:
+        return torch.full(shape, missing, device=device)
+    given = torch.as_tensor(mask).to(device).bool()
+    if tuple(given.shape) == (shape[0], shape[2]):
+        return given.unsqueeze(1).expand(shape)
+    if tuple(given.shape) != shape:
+        raise InputError(
+            f"{name} has shape {tuple(given.shape)}; for values of {shape} it must be "
+            f"{(shape[0], shape[2])} or {shape}"
+        )
+    return given
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_moment(
+    folder_or_id: str | Path, task: str = "reconstruction", precision: str = "auto", **task_options: Any
+) -> Moment:
+    """A MOMENT ready to use, in evaluation mode.
+
+    Args:
+        folder_or_id: `nano`, a folder with `config.json` and `model.safetensors`, or a hub name
+            such as `AutonLab/MOMENT-1-small`.
+        task: reconstruction, embedding, forecasting (`forecast_horizon`) or classification
+            (`n_channels`, `num_class`, `reduction`). Heads that the file does not hold start fresh.
+        precision: auto, fp32 or bf16.
+
+    Raises:
+        WeightsError: missing, damaged or not a MOMENT.
+        ConfigError: an unknown task, precision or option.
+    """
+    allowed = {f.name for f in fields(MomentConfig)} & {
+        "forecast_horizon", "n_channels", "num_class", "reduction",
+        "dropout", "patch_dropout", "head_dropout",
+    }  # fmt: skip
+    if unknown := sorted(set(task_options) - allowed):
+        raise ConfigError(f"load_moment has no option {unknown[0]!r}; it knows {', '.join(sorted(allowed))}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    folder = weights.find(folder_or_id)
+    config = replace(MomentConfig.from_dict(weights.read_config(folder)), task=task, **task_options)
+    model = _empty_moment(config)
+    fill_from(model, weights.read_tensors(folder), folder)
+    return model.eval()
+
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def _empty_moment(config: MomentConfig) -> Moment:
+    """A model without memory for what the file will bring."""
+    with torch.device("meta"):
+        model = Moment(config)
+    model.patch_embedding.position_embedding.pe = sinusoids(MAX_PATCHES, config.d_model).unsqueeze(0)
+    return model
+
+
+def fill_from(model: Moment, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Put a checkpoint's tensors in their places; a head of another task starts fresh."""
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    body = {name: t for name, t in tensors.items() if not name.startswith("head.")}
+    head = {name: t for name, t in tensors.items() if name.startswith("head.")}
+    wanted_head = {name: shape for name, shape in shapes.items() if name.startswith("head.")}
+    is_same_head = {name: tuple(t.shape) for name, t in head.items()} == wanted_head
+    body.pop("patch_embedding.position_embedding.pe", None)  # computed, the same in every checkpoint
+    body.setdefault("encoder.embed_tokens.weight", torch.zeros(shapes["encoder.embed_tokens.weight"]))
+    for name, found in _problems(body, {n: s for n, s in shapes.items() if n not in wanted_head}):
+        raise WeightsError(
+            f"{folder / weights.FILE_NAME}: {name} {found}; the file does not fit its config.json"
+        )
+    loaded = {name: t.float() for name, t in {**body, **(head if is_same_head else {})}.items()}
+    model.load_state_dict(loaded, strict=False, assign=True)
+    model.encoder.embed_tokens.weight.requires_grad_(False)
+    if not is_same_head:
+        model.head = build_head(model.config)
+
+
+def _problems(found: dict[str, Tensor], needed: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
+    for name, shape in needed.items():
+        if name.endswith("position_embedding.pe"):
+            continue
+        if name not in found:
+            yield name, "is missing"
+        elif tuple(found[name].shape) != shape:
+            yield name, f"has shape {tuple(found[name].shape)}, needed is {shape}"
+    for name in found:
+        if name not in needed:
+            yield name, "is not a tensor of MOMENT"
