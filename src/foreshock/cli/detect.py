@@ -1,0 +1,146 @@
+"""detect: a table in, named incidents out, and a report if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foreshock.cli import options
+from foreshock.cli.console import Console, Stopwatch
+from foreshock.cli.output import check_output, replacing
+from foreshock.cli.score import calibrator_of, detector_of, read_whole, running
+
+if TYPE_CHECKING:
+    from foreshock.calibrate import CausalThreshold, Threshold
+    from foreshock.config import Settings
+    from foreshock.scores import Scores
+
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write an HTML page with pictures.")
+]
+
+
+def detect(
+    input: options.Input,
+    report: Report = None,
+    detector: options.Detector = None,
+    model: options.Model = None,
+    offline: options.Offline = False,
+    false_alarms: options.FalseAlarms = None,
+    services: options.Services = None,
+    config: options.ConfigFile = None,
+    preset: options.Preset = None,
+    log: options.Log = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find incidents: since when, which service and KPIs, how sure.
+
+    Exit code 0 whether or not there are any.
+    """
+    console = Console(json, quiet)
+    resolved = options.settings_from(
+        config, preset, detector=detector, model=model, offline=offline,
+        false_alarms=false_alarms, services=services, log=log,
+    )  # fmt: skip
+    if report is not None:
+        check_output(report, force=force, suffixes=(".html", ".htm"), flag="--report")
+    watch = Stopwatch()
+    with running(resolved, "detect", input) as run:
+        from foreshock.decide import decide
+        from foreshock.explain import explain
+
+        settings = resolved.settings
+        with run.phase("read"):
+            frame, repairs = read_whole(input, settings, console)
+        with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
+            scores = detector_of(settings, run).score(frame.without_labels())
+        with run.phase("decide"):
+            threshold, level = thresholds(scores, settings)
+            events = decide(scores, threshold, settings.rules)
+            causes = [explain(frame.without_labels(), scores, event) for event in events]
+        incidents = [
+            {**event.to_dict(), "cause": cause.to_dict()} for event, cause in zip(events, causes, strict=True)
+        ]
+        if report is not None:
+            from foreshock import report as page
+
+            with run.phase("report"), replacing(report) as part:
+                page.write(part, frame, scores, threshold, events, causes)
+        facts = {
+            "input": input,
+            "rows": len(frame),
+            "kpis": len(frame.kpis),
+            "services": len(frame.services),
+            "from": _iso(frame.time_ns[0]),
+            "to": _iso(frame.time_ns[-1]),
+            "step_s": frame.step_s,
+            "detector": scores.detector,
+            "causal": scores.causal,
+            "threshold": None if level is None else level.to_dict(),
+            "repairs": list(repairs),
+            "incidents": incidents,
+            "report": None if report is None else str(report),
+            "seconds": round(watch.seconds, 2),
+        }
+        for incident in incidents:
+            run.write("incident", **incident)
+        run.write(
+            "detect", **{k: v for k, v in facts.items() if k not in ("incidents", "repairs", "threshold")}
+        )
+    console.result(facts, lambda: describe(facts))
+
+
+def thresholds(scores: Scores, settings: Settings) -> tuple[Threshold | CausalThreshold, Threshold | None]:
+    """The threshold of each row, and the last one learned, for words about the promise."""
+    from foreshock.calibrate import calibrate
+
+    if settings.detector.causal:
+        causal = calibrator_of(settings, scores.step_s).push(scores.system)
+        return causal, causal.last
+    fixed = calibrate(
+        scores.system,
+        scores.step_s,
+        settings.threshold.false_alarms_per_day,
+        merge_s=settings.rules.merge_s,
+    )
+    return fixed, fixed
+
+
+def _iso(time_ns: Any) -> str:
+    from foreshock.decide import iso
+
+    return str(iso(int(time_ns)))
+
+
+# ------------------------------------------------------------------------------------------- for people
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """The incidents in words."""
+    incidents = facts["incidents"]
+    lines = [
+        f"{facts['input']}: {facts['rows']:,} rows, {facts['kpis']} KPIs of {facts['services']} services, "
+        f"{facts['from']} to {facts['to']}",
+        "no incidents" if not incidents else f"{len(incidents)} incident{'s' if len(incidents) > 1 else ''}",
+    ]
+    for incident in incidents:
+        lines += ["", *_incident(incident)]
+    if facts["report"]:
+        lines += ["", f"report: {facts['report']}"]
+    return "\n".join(lines)
+
+
+def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
+    end = f"until {incident['end_time']}" if incident.get("end_time") else "still running"
+    cause = incident["cause"]
+    lines = [
+        f"#{incident['id'] + 1} since {incident['start_time']}, {end}, {incident['confidence']:.0%} sure "
+        f"(noticed {incident['detected_time']})"
+    ]
+    lines += [f"   {service}" for service in cause.get("services", [])[:3]]
+    return lines

@@ -1,0 +1,64 @@
+"""inspect: what is good and bad about a table, before anything is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foreshock.cli import options
+from foreshock.cli.console import Console
+from foreshock.cli.output import TABLES, check_output, replacing
+
+if TYPE_CHECKING:
+    from foreshock.frame import Frame
+
+Repair = Annotated[
+    Path | None, typer.Option("--repair", metavar="OUT", help="Write the mended table: .parquet or .csv.")
+]
+
+
+def inspect(
+    input: options.Input,
+    repair: Repair = None,
+    services: options.Services = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Report gaps, duplicates, unsorted rows, constant, dead and counter-like KPIs, and guessed units."""
+    console = Console(json, quiet)
+    if repair is not None:
+        check_output(repair, force=force, suffixes=TABLES, flag="--repair")
+    from foreshock import quality, sources
+
+    frame = sources.read(input, **({"services": services} if services else {}))
+    found = quality.inspect(frame)
+    facts = {"input": input, **found.to_dict()}
+    text = str(found)
+    if repair is not None:
+        mended, done = quality.repair(frame)
+        with replacing(repair) as part:
+            write_table(mended, part, repair.suffix.lower())
+        facts |= {"repaired": list(done), "out": str(repair)}
+        text += "\n" + "\n".join([*(f"repaired: {words}" for words in done), f"written: {repair}"])
+    console.result(facts, text)
+
+
+def write_table(frame: Frame, path: Path, suffix: str) -> None:
+    """A frame as a wide table, with its labels if it has any."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    columns = {"timestamp": pa.array(frame.time_ns, pa.timestamp("ns", tz="UTC"))}
+    columns |= {name: pa.array(frame.values[:, i], from_pandas=True) for i, name in enumerate(frame.names)}
+    if frame.labels is not None:
+        columns["label"] = pa.array(frame.labels.anomaly.astype("int8"))
+        columns["fault_type"] = pa.array(frame.labels.fault_type.astype(str).tolist())
+        columns["root_cause_service"] = pa.array(frame.labels.root_cause.astype(str).tolist())
+    table = pa.table(columns)
+    if suffix == ".csv":
+        csv.write_csv(table, path)
+    else:
+        parquet.write_table(table, path, compression="zstd")

@@ -1,0 +1,71 @@
+"""Options that several commands share, and the settings they lead to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from foreshock.config import Resolved
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="A table (.csv, .csv.gz, .csv.zst, .parquet), a folder of a Nezha recording, or `demo:`.",
+        show_default=False,
+    ),
+]
+Detector = Annotated[str | None, typer.Option("--detector", help="Which detector scores. [foreshock]")]
+Model = Annotated[str | None, typer.Option("--model", help="Weights: nano, a folder, or a hub name. [nano]")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Look both ways in time: for past recordings, never for live data.")
+]
+FalseAlarms = Annotated[
+    float | None, typer.Option("--false-alarms", metavar="N", help="False alarms a day to allow. [1]")
+]
+Services = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--services",
+        metavar="RULE",
+        help="Tells a KPI's service: 'node_*=infrastructure', or just 'cart'. May be repeated.",
+    ),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML settings.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Settings to begin with: cpu or trainticket-8gb.")
+]
+Log = Annotated[
+    Path | None, typer.Option("--log", "--run-dir", metavar="DIR", help="Keep a folder of this run in DIR.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, on stdout alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+
+
+def settings_from(
+    config: Path | None,
+    preset: str | None,
+    *,
+    detector: str | None = None,
+    model: str | None = None,
+    offline: bool = False,
+    false_alarms: float | None = None,
+    services: list[str] | None = None,
+    log: Path | None = None,
+) -> Resolved:
+    """The settings that these flags, the file and the environment add up to."""
+    from foreshock.config import resolve
+
+    flags: dict[str, Any] = {
+        "detector.name": detector,
+        "detector.model": model,
+        "detector.causal": False if offline else None,
+        "threshold.false_alarms_per_day": false_alarms,
+        "input.services": services or None,
+        "run.log": None if log is None else str(log),
+    }
+    return resolve(config, preset, flags)

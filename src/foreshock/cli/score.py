@@ -1,0 +1,226 @@
+"""score: a table in, scores out, in pieces, however long it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foreshock.cli import options
+from foreshock.cli.console import Console, Stopwatch
+from foreshock.cli.output import TABLES, ScoreWriter, check_output
+from foreshock.errors import FrameError, OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from foreshock.config import Resolved, Settings
+    from foreshock.frame import Frame
+    from foreshock.runlog import RunLog
+    from foreshock.scores import Scores
+
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .parquet or .csv.")]
+
+
+def score(
+    input: options.Input,
+    out: Out,
+    detector: options.Detector = None,
+    model: options.Model = None,
+    offline: options.Offline = False,
+    false_alarms: options.FalseAlarms = None,
+    services: options.Services = None,
+    config: options.ConfigFile = None,
+    preset: options.Preset = None,
+    log: options.Log = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score every row of a table: how anomalous the system and each service were.
+
+    Writes the columns timestamp, score, threshold, anomaly and service:<name>. Higher is more
+    anomalous; empty means that nothing was observed. Large tables are read and scored in pieces.
+    """
+    console = Console(json, quiet)
+    resolved = options.settings_from(
+        config, preset, detector=detector, model=model, offline=offline,
+        false_alarms=false_alarms, services=services, log=log,
+    )  # fmt: skip
+    check_output(out, force=force, suffixes=TABLES)
+    if Path(input).exists() and out.exists() and Path(input).samefile(out):
+        raise OutputError(f"{out} is the input itself; choose another name with --out.")
+    watch = Stopwatch()
+    with running(resolved, "score", input) as run, ScoreWriter(out) as writer:
+        anomalous = 0
+        with run.phase("score"), console.progress("scoring rows") as advance:
+            for scores, high in scored(input, resolved.settings, run, console):
+                anomalous += writer.append(scores, high)
+                advance(len(scores))
+        facts = {
+            "out": str(out),
+            "rows": writer.rows,
+            "services": len(scores.service_names),
+            "anomalous_rows": anomalous,
+            "detector": scores.detector,
+            "causal": scores.causal,
+            "seconds": round(watch.seconds, 2),
+        }
+        run.write("score", **facts)
+    console.result(
+        facts,
+        f"{out}: {writer.rows:,} rows, {anomalous:,} of them anomalous; "
+        f"{len(scores.service_names)} services, {watch.seconds:.1f} s",
+    )
+
+
+def scored(input: str, settings: Settings, run: Run, console: Console) -> Iterator[tuple[Scores, np.ndarray]]:
+    """Scores and their thresholds, piece by piece; looking both ways takes the whole table at once."""
+    from foreshock.calibrate import calibrate
+
+    if settings.detector.causal:
+        yield from _streamed(input, settings, run, console)
+        return
+    frame = read_whole(input, settings, console)[0]
+    scores = detector_of(settings, run).score(frame)
+    threshold = calibrate(
+        scores.system,
+        scores.step_s,
+        settings.threshold.false_alarms_per_day,
+        merge_s=settings.rules.merge_s,
+    )
+    yield scores, threshold.high  # type: ignore[misc]
+
+
+def _streamed(
+    input: str, settings: Settings, run: Run, console: Console
+) -> Iterator[tuple[Scores, np.ndarray]]:
+    from foreshock import sources
+
+    stream = calibrator = None
+    pieces = sources.frames(input, rows=settings.memory.rows, **read_options(settings))
+    for piece in _in_order(pieces, settings, console):
+        if stream is None or calibrator is None:
+            stream = detector_of(settings, run).stream()
+            calibrator = calibrator_of(settings, piece.step_s)
+        scores = stream.push(piece)
+        yield scores, calibrator.push(scores.system).high
+
+
+def _in_order(pieces: Iterator[Frame], settings: Settings, console: Console) -> Iterator[Frame]:
+    """Each piece mended, without labels, and later than the one before.
+
+    Raises:
+        FrameError: a piece goes back in time, or there is no row at all.
+    """
+    from foreshock import quality
+
+    last_ns, told = None, set[str]()
+    for piece in pieces:
+        if settings.input.repair:
+            piece, done = quality.repair(piece)
+            for words in done:
+                if words not in told:
+                    console.note(f"repaired: {words}")
+                    told.add(words)
+        if len(piece) == 0:
+            continue
+        if last_ns is not None and int(piece.time_ns[0]) <= last_ns:
+            piece = piece.rows(piece.time_ns > last_ns) if int(piece.time_ns[0]) == last_ns else piece
+            if len(piece) == 0:
+                continue
+            if int(piece.time_ns[0]) < last_ns:
+                raise FrameError(
+                    f"{piece.time[0]}Z comes after a later row, too far apart to be sorted while streaming. "
+                    "Write a sorted table first: `foreshock inspect INPUT --repair OUT`."
+                )
+        last_ns = int(piece.time_ns[-1])
+        yield piece.require_clock().without_labels()
+    if last_ns is None:
+        raise FrameError("the table has no rows; scoring needs at least one.")
+
+
+# -------------------------------------------------------------------- what score and detect have in common
+
+
+def read_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of `sources.read` and `sources.frames`."""
+    return {"services": list(settings.input.services)} if settings.input.services else {}
+
+
+def read_whole(input: str, settings: Settings, console: Console) -> tuple[Frame, tuple[str, ...]]:
+    """The whole table, mended, and what was done to it."""
+    from foreshock import quality, sources
+
+    frame = sources.read(input, **read_options(settings))
+    done: tuple[str, ...] = ()
+    if settings.input.repair:
+        frame, done = quality.repair(frame)
+        for words in done:
+            console.note(f"repaired: {words}")
+    return frame.require_clock(), done
+
+
+def detector_of(settings: Settings, run: Run) -> Any:
+    """The detector that the settings ask for, noted in the run."""
+    from foreshock.models import load_detector
+
+    detector = load_detector(settings.detector.name)
+    run.model(detector)
+    return detector
+
+
+def calibrator_of(settings: Settings, step_s: float) -> Any:
+    """A threshold that learns from the past while scores come."""
+    from foreshock.calibrate import CausalCalibrator
+
+    t = settings.threshold
+    return CausalCalibrator(
+        step_s, t.false_alarms_per_day, t.warmup_rows, t.refresh_rows, t.memory_rows, t.relearn_rows,
+        settings.rules.merge_s,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run log, or nothing where none is kept."""
+
+    log: RunLog | None
+
+    def write(self, kind: str, **facts: Any) -> None:
+        if self.log is not None:
+            self.log.write(kind, **facts)
+
+    def model(self, detector: Any) -> None:
+        """Note the network behind a detector, if it has one."""
+        if self.log is not None:
+            from foreshock.runlog import model_summary
+
+            network = getattr(detector, "model", None)
+            self.log.model(detector=type(detector).__name__, **model_summary(network))
+
+    def phase(self, name: str) -> Any:
+        """Measures the memory of a block, for the log."""
+        if self.log is None:
+            return nullcontext()
+        from foreshock.memory import Peak, watch
+
+        log = self.log
+        on_peak: Callable[[Peak], None] = lambda peak: log.write("phase", **peak.facts())  # noqa: E731
+        return watch(name, on_peak)
+
+
+@contextmanager
+def running(resolved: Resolved, command: str, *arguments: str) -> Iterator[Run]:
+    """Keeps a run log when the settings ask for one."""
+    if not resolved.settings.run.log:
+        yield Run(None)
+        return
+    from foreshock.runlog import RunLog
+
+    with RunLog.start(resolved.settings.run.log, command, resolved.describe(), arguments) as log:
+        yield Run(log)

@@ -1,0 +1,396 @@
+"""Settings from presets, a YAML file, the environment and flags, each knowing where it came from.
+
+    default < preset < file < environment (FORESHOCK__WINDOW__STRIDE=64) < flag
+
+Every option is a field beside the function that uses it; this module gathers them, and nothing below
+the command line ever sees a `Settings`. YAML is read as plain data: no tags, no anchors that run code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from foreshock.decide import Rules
+from foreshock.errors import ConfigError
+
+ENVIRONMENT = "FORESHOCK__"
+PRESETS = ("cpu", "trainticket-8gb")
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@checked(frozen=True)
+class InputOptions:
+    """How a table is read and mended before it is scored."""
+
+    services: tuple[str, ...] = ()  # rules such as "node_*=infrastructure", for KPI names without a service
+    repair: bool = True  # sort and de-duplicate rows, infinite values to missing; told when done
+
+
+@checked(frozen=True)
+class WindowOptions:
+    """How much of the past the model looks at, and how often."""
+
+    length: Annotated[int, Field(ge=16, le=512)] = 256  # rows a window; MOMENT reads at most 512
+    stride: Count = 64  # rows between two windows, at most the length
+
+
+@checked(frozen=True)
+class DetectorOptions:
+    """Which detector, on which weights."""
+
+    name: str = "foreshock"
+    model: str = "nano"  # nano, a folder with config.json and model.safetensors, or a hub name
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    causal: bool = True  # a score never reads later rows; false looks both ways, for past recordings only
+
+
+@checked(frozen=True)
+class ThresholdOptions:
+    """The promise about false alarms, and what is learned from."""
+
+    false_alarms_per_day: Positive = 1.0
+    warmup_rows: Count = 60  # scores before the first alarm may be raised
+    refresh_rows: Count = 30  # scores between two adjustments, at most
+    memory_rows: Count = 20_000  # scores remembered
+    relearn_rows: Count = 120  # rows after which a lasting change counts as normal
+
+
+@checked(frozen=True)
+class MemoryOptions:
+    """How much may be used."""
+
+    budget: str = "auto"  # such as 8GiB; auto is 80 % of what is free now
+    rows: Count = 65_536  # rows read at once from large tables
+
+
+@checked(frozen=True)
+class RunOptions:
+    """What is kept of a run."""
+
+    log: str = ""  # folder for run folders; empty keeps none
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Settings(BaseModel):
+    """Everything that can be set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: InputOptions = Field(default_factory=InputOptions)
+    window: WindowOptions = Field(default_factory=WindowOptions)
+    detector: DetectorOptions = Field(default_factory=DetectorOptions)
+    threshold: ThresholdOptions = Field(default_factory=ThresholdOptions)
+    rules: Rules = Field(default_factory=Rules)
+    memory: MemoryOptions = Field(default_factory=MemoryOptions)
+    run: RunOptions = Field(default_factory=RunOptions)
+
+    def flat(self) -> dict[str, Any]:
+        """Every value by its dotted name, such as "window.stride"."""
+        return {
+            f"{section}.{key}": value
+            for section in type(self).model_fields
+            for key, value in asdict(getattr(self, section)).items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Settings, and where each value came from."""
+
+    settings: Settings
+    origins: dict[str, str]  # dotted name → "default", "preset cpu", "shop.yaml:7", "environment …", "flag …"
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """{dotted name: {"value", "origin"}}, for `config show` and the run log."""
+        return {
+            key: {"value": value, "origin": self.origins.get(key, "default")}
+            for key, value in self.settings.flat().items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Values of one origin: dotted name → value, and the words that name the place of each."""
+
+    values: dict[str, Any]
+    places: dict[str, str]
+
+
+# ----------------------------------------------------------------------------------------------- resolving
+
+
+def resolve(
+    file: str | Path | None = None,
+    preset: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Merge all layers and check the result.
+
+    Args:
+        file: YAML; it may name its own `preset:`, which the argument `preset` overrides.
+        flags: {dotted name: value}; None is a flag that was not given.
+        environment: variables, those of the process unless given.
+
+    Raises:
+        ConfigError: with file and line, variable or flag, for the first thing that is wrong.
+    """
+    layers = []
+    if file is not None:
+        own, named = _split_preset(read_yaml(Path(file)))
+        preset = preset or named
+        layers.append(own)
+    if preset:
+        layers.insert(0, load_preset(preset))
+    layers.append(_from_environment(os.environ if environment is None else environment))
+    layers.append(_from_flags(flags or {}))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        _check_names(layer)
+        values |= layer.values
+        origins |= {key: layer.places[key] for key in layer.values}
+    return Resolved(_validate(values, origins), origins)
+
+
+def load_preset(name: str) -> Layer:
+    """The values of a preset that comes with the package.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {name!r}{_nearest(name, PRESETS)}; there are {', '.join(PRESETS)}."
+        )
+    text = resources.files("foreshock").joinpath("presets", f"{name}.yaml").read_text("utf-8")
+    layer = parse_yaml(text, f"preset {name}")
+    return Layer(layer.values, dict.fromkeys(layer.values, f"preset {name}"))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a configuration file, for editors and checks."""
+    schema = Settings.model_json_schema()
+    schema["properties"]["preset"] = {"enum": list(PRESETS), "description": "values to begin with"}
+    for section in schema.get("$defs", {}).values():
+        section["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _split_preset(layer: Layer) -> tuple[Layer, str | None]:
+    named = layer.values.get("preset")
+    if named is not None and named not in PRESETS:
+        near = _nearest(str(named), PRESETS)
+        raise ConfigError(f"{layer.places['preset']}: there is no preset {named!r}{near}")
+    return Layer({k: v for k, v in layer.values.items() if k != "preset"}, layer.places), named
+
+
+def _from_environment(environment: Mapping[str, str]) -> Layer:
+    names = sorted(name for name in environment if name.startswith(ENVIRONMENT))
+    values, places = {}, {}
+    for name in names:
+        key = ".".join(name.removeprefix(ENVIRONMENT).lower().split("__"))
+        try:
+            values[key] = yaml.safe_load(environment[name])
+        except yaml.YAMLError:
+            values[key] = environment[name]
+        places[key] = f"environment {name}"
+    return Layer(values, places)
+
+
+def _from_flags(flags: Mapping[str, Any]) -> Layer:
+    given = {key: value for key, value in flags.items() if value is not None}
+    return Layer(given, {key: f"flag --{key.rsplit('.', 1)[-1].replace('_', '-')}" for key in given})
+
+
+# ------------------------------------------------------------------------------------------------- checking
+
+
+def _known() -> tuple[str, ...]:
+    return tuple(Settings().flat())
+
+
+def _check_names(layer: Layer) -> None:
+    known = _known()
+    sections = tuple(Settings.model_fields)
+    for key in layer.values:
+        if key in known:
+            continue
+        section, _, name = key.partition(".")
+        if section not in sections:
+            near = _nearest(section if name else key, sections if name else (*sections, *known))
+            raise ConfigError(f"{layer.places[key]}: there is no section {section!r}{near}")
+        if not name:
+            keys = ", ".join(k.partition(".")[2] for k in known if k.startswith(f"{section}."))
+            raise ConfigError(f"{layer.places[key]}: {section} is a section; it holds {keys}.")
+        raise ConfigError(f"{layer.places[key]}: there is no setting {key!r}{_nearest(key, known)}")
+
+
+def _nearest(name: str, names: tuple[str, ...]) -> str:
+    """`; did you mean …?`, also when the word belongs to another section; else what there is."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not near:
+        last = {n.rsplit(".", 1)[-1]: n for n in names}
+        close = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.7)
+        near = [last[c] for c in close]
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    section = name.partition(".")[0] + "."
+    there = [n for n in names if n.startswith(section)] or [n for n in names if "." not in n]
+    return f"; there are {', '.join(there)}"
+
+
+def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
+    tree: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:2])
+        place = f"{origins[key]}: " if key in origins else ""
+        shown = values.get(key, first["input"])
+        raise ConfigError(f"{place}{key} is {_show(shown)}; {_need(first)}") from None
+    except (
+        ConfigError
+    ) as error:  # from the options themselves, such as `Rules`: they know the key, not the line
+        key = str(error).split(" ", 1)[0]
+        raise ConfigError(f"{origins[key]}: {error}" if key in origins else str(error)) from None
+    for key, need in _together(settings):
+        place = f"{origins[key]}: " if key in origins else ""
+        raise ConfigError(f"{place}{key} is {_show(settings.flat()[key])}; {need}")
+    return settings
+
+
+def _together(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What no field can know alone: (the key to name, what it needs)."""
+    from foreshock.memory import Budget
+
+    if settings.window.stride > settings.window.length:
+        yield "window.stride", f"it can't be longer than window.length ({settings.window.length})"
+    try:
+        Budget.parse(settings.memory.budget)
+    except ConfigError:
+        yield "memory.budget", "it must be auto or an amount such as 8GiB or 500MB"
+
+
+def _need(error: Any) -> str:
+    """pydantic's message in our words."""
+    kind, context = error["type"], error.get("ctx", {})
+    words = {
+        "greater_than": "it must be above {gt}",
+        "greater_than_equal": "it must be {ge} or more",
+        "less_than": "it must be below {lt}",
+        "less_than_equal": "it must be {le} or less",
+        "int_parsing": "it must be a whole number",
+        "int_from_float": "it must be a whole number",
+        "int_type": "it must be a whole number",
+        "float_parsing": "it must be a number",
+        "float_type": "it must be a number",
+        "bool_parsing": "it must be true or false",
+        "bool_type": "it must be true or false",
+        "string_type": "it must be text; put it in quotes",
+        "tuple_type": "it must be a list",
+        "literal_error": "it must be {expected}",
+        "dataclass_type": "it must be a section of settings",
+    }.get(kind)
+    if words:
+        return words.format(**context)
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+# ---------------------------------------------------------------------------------------------------- YAML
+
+
+def read_yaml(path: Path) -> Layer:
+    """The values of a file, each with its line.
+
+    Raises:
+        ConfigError: it can't be read, is no YAML, or names a key twice.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be read ({error.strerror}); give a YAML file with --config."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str) -> Layer:
+    """`read_yaml` for text; `name` stands before the line in messages."""
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1
+                raise ConfigError(f"{name}:{line}: `*{event.anchor}` repeats another value; write it out.")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise ConfigError(f"{name}:1: the file is nested too deeply; settings need two levels.") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{name}:{line}: this is no YAML: {error.problem or error.context}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}:1: this is no YAML: {str(error).splitlines()[0]}.") from None
+    if root is None:
+        return Layer({}, {})
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{name}:1: the file must hold sections such as `window:`, not a single value.")
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for key, node, line in _leaves(root, name, ""):
+        values[key] = _plain_value(node, name)
+        places[key] = f"{name}:{line}"
+    return Layer(values, places)
+
+
+def _leaves(mapping: yaml.MappingNode, name: str, before: str) -> Iterator[tuple[str, yaml.Node, int]]:
+    """(dotted name, value, line) of everything that is no section; an empty section says nothing."""
+    seen: dict[str, int] = {}
+    for key_node, node in mapping.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{name}:{line}: a key must be a word.")
+        key = f"{before}{key_node.value}"
+        if key in seen:
+            raise ConfigError(f"{name}:{line}: {key} stands in line {seen[key]} already; keep one of them.")
+        seen[key] = line
+        if isinstance(node, yaml.MappingNode) and before.count(".") < 1:
+            yield from _leaves(node, name, f"{key}.")
+        elif not before and isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null"):
+            if key not in Settings.model_fields:
+                yield key, node, line
+        else:
+            yield key, node, line
+
+
+def _plain_value(node: yaml.Node, name: str) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or node.start_mark).line + 1
+        raise ConfigError(f"{name}:{line}: {error.problem or 'this value is no plain data'}.") from None
+    finally:
+        loader.dispose()
