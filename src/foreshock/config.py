@@ -36,6 +36,9 @@ class InputOptions:
     """How a table is read and mended before it is scored."""
 
     services: tuple[str, ...] = ()  # rules such as "node_*=infrastructure", for KPI names without a service
+    timestamp: str = ""  # the time column, if it has an unusual name
+    where: tuple[str, ...] = ()  # keep rows whose text columns hold a word: "entity=machine-1-6"
+    day: str = ""  # which day of a folder with several, as 2022-08-22
     repair: bool = True  # sort and de-duplicate rows, infinite values to missing; told when done
 
 
@@ -135,14 +138,14 @@ class Layer:
 def resolve(
     file: str | Path | None = None,
     preset: str | None = None,
-    flags: Mapping[str, Any] | None = None,
+    flags: Mapping[str, tuple[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Resolved:
     """Merge all layers and check the result.
 
     Args:
         file: YAML; it may name its own `preset:`, which the argument `preset` overrides.
-        flags: {dotted name: value}; None is a flag that was not given.
+        flags: {dotted name: (flag, value)}; a value of None is a flag that was not given.
         environment: variables, those of the process unless given.
 
     Raises:
@@ -211,9 +214,12 @@ def _from_environment(environment: Mapping[str, str]) -> Layer:
     return Layer(values, places)
 
 
-def _from_flags(flags: Mapping[str, Any]) -> Layer:
-    given = {key: value for key, value in flags.items() if value is not None}
-    return Layer(given, {key: f"flag --{key.rsplit('.', 1)[-1].replace('_', '-')}" for key in given})
+def _from_flags(flags: Mapping[str, tuple[str, Any]]) -> Layer:
+    given = {key: pair for key, pair in flags.items() if pair[1] is not None}
+    return Layer(
+        {key: value for key, (_, value) in given.items()},
+        {key: f"flag {flag}" for key, (flag, _) in given.items()},
+    )
 
 
 # ------------------------------------------------------------------------------------------------- checking

@@ -81,6 +81,9 @@ def run(words: list[str], *, debug: bool = False) -> int:
         return _fail("memory ran out; set memory.budget, or take a smaller table or model.", 3)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # usage, as typer puts it
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)
+                return 2
             return _fail(f"{error.format_message()} See `foreshock --help`.", int(error.exit_code))
         if debug:
             raise

@@ -17,6 +17,9 @@ def show(
     offline: options.Offline = False,
     false_alarms: options.FalseAlarms = None,
     services: options.Services = None,
+    timestamp: options.Timestamp = None,
+    where: options.Where = None,
+    day: options.Day = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     log: options.Log = None,
@@ -30,7 +33,7 @@ def show(
 
     resolved = options.settings_from(
         config, preset, detector=detector, model=model, offline=offline,
-        false_alarms=false_alarms, services=services, log=log,
+        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, day=day, log=log,
     )  # fmt: skip
     facts = resolved.describe()
     rows = [(key, to_json(entry["value"]), entry["origin"]) for key, entry in facts.items()]

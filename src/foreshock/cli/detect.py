@@ -31,6 +31,9 @@ def detect(
     offline: options.Offline = False,
     false_alarms: options.FalseAlarms = None,
     services: options.Services = None,
+    timestamp: options.Timestamp = None,
+    where: options.Where = None,
+    day: options.Day = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     log: options.Log = None,
@@ -45,7 +48,7 @@ def detect(
     console = Console(json, quiet)
     resolved = options.settings_from(
         config, preset, detector=detector, model=model, offline=offline,
-        false_alarms=false_alarms, services=services, log=log,
+        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, day=day, log=log,
     )  # fmt: skip
     if report is not None:
         check_output(report, force=force, suffixes=(".html", ".htm"), flag="--report")
@@ -62,7 +65,7 @@ def detect(
         with run.phase("decide"):
             threshold, level = thresholds(scores, settings)
             events = decide(scores, threshold, settings.rules)
-            causes = [explain(frame.without_labels(), scores, event) for event in events]
+            causes = [explain(frame.without_labels(), scores, event, others=events) for event in events]
         incidents = [
             {**event.to_dict(), "cause": cause.to_dict()} for event, cause in zip(events, causes, strict=True)
         ]
@@ -142,5 +145,7 @@ def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
         f"#{incident['id'] + 1} since {incident['start_time']}, {end}, {incident['confidence']:.0%} sure "
         f"(noticed {incident['detected_time']})"
     ]
-    lines += [f"   {service}" for service in cause.get("services", [])[:3]]
+    lines.append(f"    {cause['headline']}")
+    for service in cause["services"][:3]:
+        lines.append(f"    {service['name']} ({service['confidence']:.0%}): {service['why']}")
     return lines

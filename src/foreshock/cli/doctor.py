@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ SPEED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 
 def doctor(json: options.Json = False) -> None:
     """Check the installation, the weights and the machine; exit code 1 when something is broken."""
+    from importlib import util
+
     from foreshock.memory import Budget, cuda_devices
     from foreshock.runlog import processor
 
@@ -58,6 +59,8 @@ def _fact(what: str, found: str, ok: bool = True) -> dict[str, Any]:
 
 
 def _package(name: str) -> dict[str, Any]:
+    from importlib import metadata
+
     try:
         return _fact(name, metadata.version(name))
     except metadata.PackageNotFoundError:

@@ -10,6 +10,7 @@ import typer
 from foreshock.cli import options
 from foreshock.cli.console import Console
 from foreshock.cli.output import TABLES, check_output, replacing
+from foreshock.cli.score import read_options
 
 if TYPE_CHECKING:
     from foreshock.frame import Frame
@@ -23,6 +24,9 @@ def inspect(
     input: options.Input,
     repair: Repair = None,
     services: options.Services = None,
+    timestamp: options.Timestamp = None,
+    where: options.Where = None,
+    day: options.Day = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -33,7 +37,8 @@ def inspect(
         check_output(repair, force=force, suffixes=TABLES, flag="--repair")
     from foreshock import quality, sources
 
-    frame = sources.read(input, **({"services": services} if services else {}))
+    settings = options.settings_from(None, None, services=services, timestamp=timestamp, where=where, day=day)
+    frame = sources.read(input, **read_options(settings.settings))
     found = quality.inspect(frame)
     facts = {"input": input, **found.to_dict()}
     text = str(found)

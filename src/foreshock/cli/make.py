@@ -14,17 +14,24 @@ from foreshock.cli.console import Console
 def simulate(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the recording.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same recording.", min=0)] = 0,
-    hours: Annotated[float, typer.Option(help="How long.", min=0.1)] = 24.0,
+    rows: Annotated[int, typer.Option(help="How many rows.", min=1, max=10_000_000)] = 2880,
+    step: Annotated[float, typer.Option(metavar="SECONDS", help="Time between two rows.", min=0.001)] = 30.0,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Make a recording of a simulated system with planted faults and their labels."""
     from foreshock.sources import simulator
 
-    frame = simulator.simulate(hours=hours, seed=seed)
-    files = simulator.write(frame, out, force=force)
-    facts = {"files": [str(f) for f in files], "rows": len(frame), "kpis": len(frame.kpis), "seed": seed}
-    Console(json).result(facts, "\n".join(facts["files"]))
+    frame = simulator.simulate(seed=seed, rows=rows, step_s=step)
+    files = [str(path) for path in simulator.write(frame, out, force=force)]
+    facts = {
+        "files": files,
+        "rows": len(frame),
+        "kpis": len(frame.kpis),
+        "seed": seed,
+        "faults": simulator.planted(frame),
+    }
+    Console(json).result(facts, "\n".join(files))
 
 
 def pretrain(

@@ -34,6 +34,16 @@ Services = Annotated[
         help="Tells a KPI's service: 'node_*=infrastructure', or just 'cart'. May be repeated.",
     ),
 ]
+Timestamp = Annotated[
+    str | None, typer.Option("--timestamp", metavar="COLUMN", help="The time column, if oddly named.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=WORD", help="Keep these rows only. May be repeated."),
+]
+Day = Annotated[
+    str | None, typer.Option("--day", metavar="DATE", help="Which day of a folder, as 2022-08-22.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML settings.")]
 Preset = Annotated[
     str | None, typer.Option("--preset", help="Settings to begin with: cpu or trainticket-8gb.")
@@ -55,17 +65,23 @@ def settings_from(
     offline: bool = False,
     false_alarms: float | None = None,
     services: list[str] | None = None,
+    timestamp: str | None = None,
+    where: list[str] | None = None,
+    day: str | None = None,
     log: Path | None = None,
 ) -> Resolved:
     """The settings that these flags, the file and the environment add up to."""
     from foreshock.config import resolve
 
-    flags: dict[str, Any] = {
-        "detector.name": detector,
-        "detector.model": model,
-        "detector.causal": False if offline else None,
-        "threshold.false_alarms_per_day": false_alarms,
-        "input.services": services or None,
-        "run.log": None if log is None else str(log),
+    flags: dict[str, tuple[str, Any]] = {
+        "detector.name": ("--detector", detector),
+        "detector.model": ("--model", model),
+        "detector.causal": ("--offline", False if offline else None),
+        "threshold.false_alarms_per_day": ("--false-alarms", false_alarms),
+        "input.services": ("--services", services or None),
+        "input.timestamp": ("--timestamp", timestamp),
+        "input.where": ("--where", where or None),
+        "input.day": ("--day", day),
+        "run.log": ("--log", None if log is None else str(log)),
     }
     return resolve(config, preset, flags)

@@ -13,7 +13,7 @@ import typer
 from foreshock.cli import options
 from foreshock.cli.console import Console, Stopwatch
 from foreshock.cli.output import TABLES, ScoreWriter, check_output
-from foreshock.errors import FrameError, OutputError
+from foreshock.errors import ConfigError, FrameError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,9 @@ def score(
     offline: options.Offline = False,
     false_alarms: options.FalseAlarms = None,
     services: options.Services = None,
+    timestamp: options.Timestamp = None,
+    where: options.Where = None,
+    day: options.Day = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     log: options.Log = None,
@@ -49,7 +52,7 @@ def score(
     console = Console(json, quiet)
     resolved = options.settings_from(
         config, preset, detector=detector, model=model, offline=offline,
-        false_alarms=false_alarms, services=services, log=log,
+        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, day=day, log=log,
     )  # fmt: skip
     check_output(out, force=force, suffixes=TABLES)
     if Path(input).exists() and out.exists() and Path(input).samefile(out):
@@ -149,7 +152,17 @@ def _in_order(pieces: Iterator[Frame], settings: Settings, console: Console) -> 
 
 def read_options(settings: Settings) -> dict[str, Any]:
     """Arguments of `sources.read` and `sources.frames`."""
-    return {"services": list(settings.input.services)} if settings.input.services else {}
+    options = settings.input
+    pairs = [rule.partition("=") for rule in options.where]
+    wrong = next((rule for rule, pair in zip(options.where, pairs, strict=True) if not pair[1]), None)
+    if wrong is not None:
+        raise ConfigError(f"{wrong!r} names no word to look for; write input.where (--where) as COLUMN=WORD.")
+    return {
+        "services": list(options.services) or None,
+        "timestamp": options.timestamp or None,
+        "where": {column: word for column, _, word in pairs} or None,
+        "day": options.day or None,
+    }
 
 
 def read_whole(input: str, settings: Settings, console: Console) -> tuple[Frame, tuple[str, ...]]:
@@ -196,12 +209,9 @@ class Run:
             self.log.write(kind, **facts)
 
     def model(self, detector: Any) -> None:
-        """Note the network behind a detector, if it has one."""
+        """Note what the detector is made of."""
         if self.log is not None:
-            from foreshock.runlog import model_summary
-
-            network = getattr(detector, "model", None)
-            self.log.model(detector=type(detector).__name__, **model_summary(network))
+            self.log.model(**detector.describe())
 
     def phase(self, name: str) -> Any:
         """Measures the memory of a block, for the log."""

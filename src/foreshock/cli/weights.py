@@ -45,15 +45,10 @@ def verify(
     weights.read_config(folder)
     weights.read_tensors(folder)  # refuses what is cut short or changed
     path = folder / weights.FILE_NAME
-    known = weights.known_digest(path)
-    facts = {
-        "name": name,
-        "folder": str(folder),
-        "sha256": weights.sha256(path),
-        "compared": known is not None,
-    }
+    known, digest = weights.known_digest(path), weights.sha256(path)
+    facts = {"name": name, "folder": str(folder), "sha256": digest, "compared": known is not None}
     against = "as in SHA256SUMS" if known else "whole, but no SHA256SUMS lies beside it to compare with"
-    Console(json).result(facts, f"{name}: {against} ({facts['sha256'][:16]}…)")
+    Console(json).result(facts, f"{name}: {against} ({digest[:16]}…)")
 
 
 @app.command()
@@ -91,8 +86,8 @@ def export(
             shutil.copyfile(file, to / file.name)
     except OSError as error:
         raise OutputError(f"{to} can't be written ({error.strerror}); choose another folder.") from error
-    facts = {"name": name, "folder": str(to), "files": [file.name for file in files]}
-    Console(json).result(facts, f"{to}: {', '.join(facts['files'])}")
+    names = [file.name for file in files]
+    Console(json).result({"name": name, "folder": str(to), "files": names}, f"{to}: {', '.join(names)}")
 
 
 @app.command("path")
@@ -124,7 +119,7 @@ def parameters(file: Path) -> int | None:
             header = json.loads(opened.read(min(length, 1 << 24)))
     except (OSError, ValueError, struct.error):
         return None
-    return sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+    return sum(int(math.prod(entry["shape"])) for key, entry in header.items() if key != "__metadata__")
 
 
 def _count(parameters: int | None) -> str:
