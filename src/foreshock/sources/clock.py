@@ -98,7 +98,8 @@ class Clock:
                 f"({raw[row]}) is not a {self.style} stamp between 1970 and 2200; write ISO 8601 instead.",
             )
         if raw.dtype.kind != "f":
-            return raw.astype(np.int64) * factor
+            exact: np.ndarray = raw.astype(np.int64) * factor
+            return exact
         whole = np.floor(raw)
         # To the microsecond: a float64 of Unix seconds holds no more.
         step = max(1, 1000 if factor > 1000 else 1)

@@ -36,7 +36,7 @@ _WORDS = frozenset(
     2xx 3xx 4xx 5xx 200 404 500 50 75 90 95 99 999""".split()  # noqa: SIM905
 )
 # Metric words that are also what services are called.
-_BOTH = frozenset(  # fmt: skip
+_BOTH = frozenset(
     "cache client container db jobs messages network node pod queue server session user users".split()  # noqa: SIM905
 )
 
@@ -215,7 +215,7 @@ for _unit, _names in {
     "GB": "gb gigabytes",
     "GiB": "gib gi",
     "1/s": "ops rps qps tps hz iops persec",
-    "ratio": "ratio fraction",
+    "ratio": "ratio fraction share",
     "millicores": "m millicores millicpu",
     "cores": "cores",
     "count": "count total num sum connections conns threads goroutines sessions restarts pids processes",
@@ -265,7 +265,7 @@ def guess_unit(kpi: Kpi, values: np.ndarray) -> str:
             return "%"
         if "mem" in name and middle > 1e6:
             return "B"
-    if re.search(r"lat|duration|response|rtt|delay", name) and low >= 0:
+    if re.search(r"lat|duration|response|rtt|delay|p\d\d", name) and low >= 0:
         if middle >= 20:
             return "ms"
         if 0 < middle < 1 and high <= 60:
