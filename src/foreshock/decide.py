@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import count, repeat
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from foreshock.calibrate import CausalThreshold, Threshold
+from foreshock.calibrate import (
+    CONFIRM_S,
+    CONFIRM_SHARE,
+    MERGE_S,
+    CausalThreshold,
+    Threshold,
+    confirm_rows,
+)
 from foreshock.errors import ConfigError
 from foreshock.scores import Scores
 
@@ -26,12 +34,14 @@ HEAVIEST_TAIL = 0.2  # shape taken for the tail above `high` when judging confid
 class Rules:
     """When rows make an event. In seconds, so that they mean the same at every step.
 
-    At a row each 60 s one row above the threshold is enough, at 15 s both of two, at 5 s four of six.
+    At a row each 60 s two rows above `high` begin an event, at 15 s four of six, at 5 s twelve of
+    eighteen; one row above `at_once` is enough at any step. The first, second and third must be the same
+    in calibration, or the promise does not hold.
     """
 
-    confirm_s: float = 30.0  # look at the rows of so many seconds ...
-    confirm_share: float = 2 / 3  # ... of which this share must be above `high`
-    merge_s: float = 120.0  # a return to `high` within this time continues the event
+    confirm_s: float = CONFIRM_S  # look at the rows of so many seconds ...
+    confirm_share: float = CONFIRM_SHARE  # ... of which this share must be above `high`
+    merge_s: float = MERGE_S  # a return to `high` within this time continues the event
     lead_s: float = 300.0  # the start moves back over rows above `low`, at most so far
     grace_s: float = 300.0  # unobserved time that an event outlasts
     cool_down_s: float = 600.0  # an event so soon after the last one is told as its sequel
@@ -45,8 +55,7 @@ class Rules:
 
     def confirm_rows(self, step_s: float) -> tuple[int, int]:
         """k of n: how many of how many rows must be above `high`."""
-        n = max(1, math.floor(self.confirm_s / step_s + 0.5))
-        return max(1, math.ceil(n * self.confirm_share - 1e-9)), n
+        return confirm_rows(step_s, self.confirm_s, self.confirm_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +103,16 @@ def iso(time_ns: int | None) -> str | None:
     return None if time_ns is None else f"{np.datetime64(time_ns, 'ns').astype('datetime64[s]')}Z"
 
 
-def confidence(score: float, high: float, scale: float, rows_high: int, rows_needed: int) -> float:
+def confidence(score: float, level: float, scale: float, rows_high: int, rows_needed: int) -> float:
     """How likely an event is real, if incidents and false alarms were equally common at the threshold.
 
-    A quiet score reaches `score` r times as rarely as `high` (the calibrated tail, taken on the heavy
-    side), and each further row above `high` halves r, up to ten times: 1 / (1 + r). At the threshold 0.5,
-    five tail scales above it 0.97. Without a tail scale the answer is 0.5.
+    Quiet scores reach `score` r times as rarely as `level` (by the calibrated tail, taken on the heavy
+    side), and each row above `high` beyond the needed ones halves r, up to ten times: 1 / (1 + r). At the
+    threshold that is 0.5, five tail scales above it 0.97. Below it, or without a tail scale, 0.5.
     """
-    if not (math.isfinite(scale) and scale > 0 and math.isfinite(high)):
+    if not (math.isfinite(scale) and scale > 0 and math.isfinite(level)):
         return 0.5
-    distance = max(score - high, 0.0) / scale
+    distance = max(score - level, 0.0) / scale
     rarity = math.exp(-math.log1p(HEAVIEST_TAIL * distance) / HEAVIEST_TAIL)
     rarity *= 0.5 ** min(max(rows_high - rows_needed, 0), 10)
     return 1 / (1 + rarity)
@@ -122,22 +131,35 @@ def decide(
     return (*closed, decider.running) if decider.running else tuple(closed)
 
 
+class _Row(NamedTuple):
+    """One scored row and the levels it is judged by."""
+
+    row: int
+    time_ns: int
+    score: float
+    high: float
+    at_once: float
+    low: float
+    scale: float
+
+
 class Decider:
     """Turns scores into events while they arrive; pieces give the same events as the whole."""
 
     def __init__(self, step_s: float, rules: Rules = Rules()) -> None:
         self.rules = rules
+        self.inside = np.zeros(0, dtype=bool)  # (T,) of the last push: an event was known to run at this row
         self._step_ns = round(step_s * 1e9)
         self._need, window = rules.confirm_rows(step_s)
         self._window_ns = window * self._step_ns
         self._row = 0
         self._count = 0
         self._event: Event | None = None
+        self._closed: Event | None = None
         self._last: tuple[int, int] = (-1, 0)  # row and stamp of the last row that belongs to the event
         self._left = False  # a row below `low` was seen since
-        self._run: deque[tuple[int, int]] = deque()  # the present run of rows above `low`, as far as lead_s
-        self._hits: deque[tuple[int, int]] = deque()  # rows above `high` within the window
-        self._closed: Event | None = None
+        self._run: deque[_Row] = deque()  # the present run of rows above `low`, as far back as lead_s
+        self._hits: deque[_Row] = deque()  # rows above `high` within the window
 
     @property
     def running(self) -> Event | None:
@@ -149,26 +171,25 @@ class Decider:
 
         A CausalThreshold must hold the rows of this piece.
         """
-        high, low, scale = _levels(threshold, len(scores))
         changes: list[Change] = []
+        inside = np.zeros(len(scores), dtype=bool)
         touched = False
-        rows = zip(
-            scores.time_ns.tolist(), scores.system.astype(float).tolist(), high, low, scale, strict=True
-        )
-        for time_ns, score, high_, low_, scale_ in rows:
-            before = self._event
-            closed = self._expire(time_ns)
+        for at, row in enumerate(_rows(scores, threshold, self._row)):
+            closed = self._expire(row.time_ns)
             if closed:
                 changes.append(Change("closed", closed))
-                touched, before = False, None
-            if not math.isnan(score):
-                self._take(time_ns, score, high_, low_, scale_)
+                touched = False
+            before = self._event
+            if not math.isnan(row.score):
+                self._take(row)
             if self._event is not None and before is None:
                 changes.append(Change("opened", self._event))
             touched = touched or (before is not None and self._event is not before)
+            inside[at] = self._event is not None and self._event.end == row.row + 1
             self._row += 1
         if touched and self._event is not None:
             changes.append(Change("updated", self._event))
+        self.inside = inside
         return tuple(changes)
 
     def _expire(self, time_ns: int) -> Event | None:
@@ -179,61 +200,71 @@ class Decider:
         if time_ns - self._last[1] - self._step_ns < limit_s * 1e9 + self._step_ns * 1e-6:
             return None
         row, last_ns = self._last
-        closed = replace(self._event, end=row + 1, end_ns=last_ns, is_open=False)
-        self._closed, self._event = closed, None
+        self._closed = replace(self._event, end=row + 1, end_ns=last_ns, is_open=False)
+        self._event = None
         self._hits.clear()
-        return closed
+        return self._closed
 
-    def _take(self, time_ns: int, score: float, high: float, low: float, scale: float) -> None:
-        if score < low:
+    def _take(self, row: _Row) -> None:
+        if row.score < row.low:
             self._run.clear()
             self._left = True
         else:
-            self._lead(time_ns)
-        while self._hits and time_ns - self._hits[0][1] >= self._window_ns:
+            self._lead(row)
+        while self._hits and row.time_ns - self._hits[0].time_ns >= self._window_ns:
             self._hits.popleft()
-        is_high = score >= high
+        is_high = row.score >= row.high
         if is_high:
-            self._hits.append((self._row, time_ns))
+            self._hits.append(row)
         if self._event is None:
-            if is_high and len(self._hits) >= self._need:
-                self._open(time_ns, score, high, scale)
-        elif is_high or (score >= low and not self._left):
-            self._extend(time_ns, score, high, scale, is_high)
+            if row.score >= row.at_once or (is_high and len(self._hits) >= self._need):
+                self._open(row)
+        elif is_high or (row.score >= row.low and not self._left):
+            self._extend(row, is_high)
 
-    def _lead(self, time_ns: int) -> None:
+    def _lead(self, row: _Row) -> None:
         """Remember the rows that an event beginning here would start with."""
-        if self._run and time_ns - self._run[-1][1] - self._step_ns > self.rules.grace_s * 1e9:
+        if self._run and row.time_ns - self._run[-1].time_ns - self._step_ns > self.rules.grace_s * 1e9:
             self._run.clear()
-        self._run.append((self._row, time_ns))
-        while time_ns - self._run[0][1] > self.rules.lead_s * 1e9:
+        self._run.append(row)
+        while row.time_ns - self._run[0].time_ns > self.rules.lead_s * 1e9:
             self._run.popleft()
 
-    def _open(self, time_ns: int, score: float, high: float, scale: float) -> None:
-        first = min(self._hits[0], self._run[0]) if self._run else self._hits[0]
+    def _open(self, row: _Row) -> None:
+        first = min(self._hits[0], self._run[0])  # a row above `high` is in both
+        peak = max(self._hits, key=lambda r: r.score)
         sequel = None
         if self._closed is not None and self._closed.end_ns is not None:
-            near = first[1] - self._closed.end_ns <= self.rules.cool_down_s * 1e9
+            near = first.time_ns - self._closed.end_ns <= self.rules.cool_down_s * 1e9
             sequel = self._closed.id if near else None
-        sure = confidence(score, high, scale, len(self._hits), self._need)
         self._event = Event(
-            self._count, first[0], self._row + 1, first[1], None, self._row, time_ns, score, high, sure,
-            self._row, time_ns, len(self._hits), True, sequel,
+            self._count, first.row, row.row + 1, first.time_ns, None, peak.row, peak.time_ns, peak.score,
+            peak.high, self._confidence(row, len(self._hits)), row.row, row.time_ns, len(self._hits), True,
+            sequel,
         )  # fmt: skip
         self._count += 1
-        self._last, self._left = (self._row, time_ns), False
+        self._last, self._left = (row.row, row.time_ns), False
 
-    def _extend(self, time_ns: int, score: float, high: float, scale: float, is_high: bool) -> None:
+    def _extend(self, row: _Row, is_high: bool) -> None:
         event = self._event
         assert event is not None
-        event = replace(event, end=self._row + 1, rows_high=event.rows_high + is_high)
+        event = replace(event, end=row.row + 1, rows_high=event.rows_high + is_high)
         if is_high:
-            sure = confidence(score, high, scale, event.rows_high, self._need)
+            sure = self._confidence(row, event.rows_high)
             event = replace(event, confidence=max(event.confidence, sure))
-        if score > event.peak_score:
-            event = replace(event, peak=self._row, peak_ns=time_ns, peak_score=score, threshold=high)
+        if row.score > event.peak_score:
+            event = replace(
+                event, peak=row.row, peak_ns=row.time_ns, peak_score=row.score, threshold=row.high
+            )
         self._event = event
-        self._last, self._left = (self._row, time_ns), False
+        self._last, self._left = (row.row, row.time_ns), False
+
+    def _confidence(self, row: _Row, rows_high: int) -> float:
+        sure = confidence(row.score, row.at_once, row.scale, rows_high, self._need)
+        if len(self._hits) < self._need:
+            return sure
+        level = sorted((r.score for r in self._hits), reverse=True)[self._need - 1]
+        return max(sure, confidence(level, row.high, row.scale, rows_high, self._need))
 
 
 def anomalous_rows(events: Iterable[Event], rows: int) -> np.ndarray:
@@ -244,14 +275,17 @@ def anomalous_rows(events: Iterable[Event], rows: int) -> np.ndarray:
     return out
 
 
-def _levels(
-    threshold: Threshold | CausalThreshold, rows: int
-) -> tuple[list[float], list[float], list[float]]:
-    if isinstance(threshold, Threshold):
-        return [threshold.high] * rows, [threshold.low] * rows, [threshold.scale] * rows
-    if len(threshold) != rows:
-        raise ConfigError(
-            f"the threshold holds {len(threshold)} rows, the scores {rows}; "
-            "push the same rows to the calibrator and to the decider."
-        )
-    return threshold.high.tolist(), threshold.low.tolist(), threshold.scale.tolist()
+def _rows(scores: Scores, threshold: Threshold | CausalThreshold, first: int) -> Iterator[_Row]:
+    """The rows of a piece with their levels, counted from `first`."""
+    names = ("high", "at_once", "low", "scale")
+    if isinstance(threshold, CausalThreshold):
+        if len(threshold) != len(scores):
+            raise ConfigError(
+                f"the threshold holds {len(threshold)} rows, the scores {len(scores)}; "
+                "push the same rows to the calibrator and to the decider."
+            )
+        levels = [getattr(threshold, name).tolist() for name in names]
+    else:
+        levels = [repeat(getattr(threshold, name)) for name in names]
+    columns = zip(count(first), scores.time_ns.tolist(), scores.system.astype(float).tolist(), *levels)
+    return map(_Row._make, columns)
