@@ -213,7 +213,7 @@ def _clock_findings(q: Quality) -> Iterator[Finding]:
         yield Finding(
             "problem",
             "conflict",
-            f"{_count(q.conflicts, 'row')} have the stamp of another with different values; repair keeps the last.",
+            f"{_count(q.conflicts, 'row')} share a stamp with another but differ; repair keeps the last.",
         )
     if q.gaps:
         widest = max(q.gaps, key=lambda g: g.end_ns - g.start_ns)

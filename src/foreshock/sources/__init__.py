@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from foreshock.errors import SourceError
 from foreshock.frame import Frame
 from foreshock.sources.naming import ServiceRules
+from foreshock.sources.nezha import read_recording
 from foreshock.sources.tables import PIECE_ROWS, Options, read_table, table_frames
 
 __all__ = ["SOURCES", "Options", "Source", "frames", "read"]
@@ -107,11 +108,20 @@ def _exists(path: str) -> bool:
 
 
 def _read_path(path: str, options: Options) -> Frame:
-    return read_table(path, options)
+    return read_recording(path, options) if _is_folder(path) else read_table(path, options)
 
 
 def _path_frames(path: str, rows: int, options: Options) -> Iterator[Frame]:
+    if _is_folder(path):
+        return _cut(read_recording(path, options), rows)
     return table_frames(path, rows, options)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
 
 
 def _read_demo(_: str, options: Options) -> Frame:

@@ -104,7 +104,8 @@ class Clock:
         # To the microsecond: a float64 of Unix seconds holds no more.
         step = max(1, 1000 if factor > 1000 else 1)
         part = np.round((raw - whole) * factor / step).astype(np.int64) * step
-        return whole.astype(np.int64) * factor + part
+        nanoseconds: np.ndarray = whole.astype(np.int64) * factor + part
+        return nanoseconds
 
     def _text(self, stamps: pa.Array) -> np.ndarray:
         stamps = pc.utf8_trim_whitespace(stamps)

@@ -76,16 +76,18 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s\-_.]+", "_", name.strip().lower())
 
 
+def is_metric_visible(fault_type: str, service: str) -> bool:
+    """False for Nezha's code faults in Train Ticket: wrong returns and exceptions that no metric shows."""
+    return not (service.startswith("ts-") and fault_type in _CODE_FAULTS)
+
+
 class Labeller:
     """Makes `Labels` of one table's label columns, piece by piece; fault numbers run on across pieces."""
 
-    def __init__(
-        self, columns: dict[str, str], place: Callable[[int], str], train_ticket: bool = False
-    ) -> None:
+    def __init__(self, columns: dict[str, str], place: Callable[[int], str]) -> None:
         self.columns = columns
         self.place = place  # row → "file:line", for messages
-        # Nezha's own tables leave `metric_visible` out; its Train Ticket code faults show in no metric.
-        self.hides_code_faults = train_ticket and {"recovery", "suspect"} <= columns.keys()
+        self.is_nezha = {"recovery", "suspect"} <= columns.keys()  # whose tables leave `metric_visible` out
         self._last = ("", "", False)  # fault type, root cause, positive: of the row before
         self._next_id = 0
         self._row = 0  # of the piece being read
@@ -110,8 +112,9 @@ class Labeller:
         fault_type = np.where(anomaly, fault_type, "")
         root_cause = np.where(anomaly, root_cause, "")
         visible = self._flags(batch, "metric_visible", True)[0]
-        if self.hides_code_faults and "metric_visible" not in self.columns:
-            visible = ~(anomaly & np.isin(fault_type, _CODE_FAULTS))
+        if self.is_nezha and "metric_visible" not in self.columns:
+            pairs = zip(fault_type, root_cause, strict=True)
+            visible = np.array([is_metric_visible(t, s) for t, s in pairs], dtype=bool)
         ids = self._ids(batch, anomaly, fault_type, root_cause)
         return Labels(anomaly, fault_type, root_cause, ignore, ids, visible)
 

@@ -239,7 +239,7 @@ def _batches(
 
 def _wide(table: Table, layout: Layout, options: Options, rows: int) -> Iterator[Piece]:
     clock = Clock(table.place, layout.stamp)
-    labeller = Labeller(layout.labels, table.place, any(c.startswith("ts-") for c in layout.values))
+    labeller = Labeller(layout.labels, table.place)
     for row, batch in _batches(table, layout, options, rows):
         time_ns = clock.read(batch.column(layout.stamp), row)
         labels = labeller.read(batch, row)
