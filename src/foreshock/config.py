@@ -25,6 +25,7 @@ from foreshock.decide import Rules
 from foreshock.errors import ConfigError
 
 ENVIRONMENT = "FORESHOCK__"
+DEEPEST = 8  # levels of a settings file
 PRESETS = ("cpu", "trainticket-8gb")
 
 Positive = Annotated[float, Field(gt=0)]
@@ -347,19 +348,14 @@ def read_yaml(path: Path) -> Layer:
 def parse_yaml(text: str, name: str) -> Layer:
     """`read_yaml` for text; `name` stands before the line in messages."""
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
-                raise ConfigError(f"{name}:{line}: `*{event.anchor}` repeats another value; write it out.")
+        _refuse_tricks(text, name)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError:
-        raise ConfigError(f"{name}:1: the file is nested too deeply; settings need two levels.") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{name}:{line}: this is no YAML: {error.problem or error.context}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}:1: this is no YAML: {str(error).splitlines()[0]}.") from None
-    if root is None:
+    if root is None or (isinstance(root, yaml.ScalarNode) and root.value == ""):
         return Layer({}, {})
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{name}:1: the file must hold sections such as `window:`, not a single value.")
@@ -369,6 +365,18 @@ def parse_yaml(text: str, name: str) -> Layer:
         values[key] = _plain_value(node, name)
         places[key] = f"{name}:{line}"
     return Layer(values, places)
+
+
+def _refuse_tricks(text: str, name: str) -> None:
+    """Settings need neither repeated values nor depth; both are ways to exhaust a reader."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{name}:{line}: `*{event.anchor}` repeats another value; write it out.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ConfigError(f"{name}:{line}: nested more than {DEEPEST} deep; settings need two levels.")
 
 
 def _leaves(mapping: yaml.MappingNode, name: str, before: str) -> Iterator[tuple[str, yaml.Node, int]]:

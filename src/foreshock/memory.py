@@ -47,11 +47,12 @@ def format_bytes(amount: float) -> str:
         >>> format_bytes(1610612736)
         '1.5 GiB'
     """
-    for unit in ("B", "KiB", "MiB"):
-        if abs(amount) < 1024:
-            return f"{amount:.0f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"
 
 
 # ---------------------------------------------------------------------------------------------- measuring
@@ -295,10 +296,9 @@ def guard(
                 batch = planned
                 _tell(on_shrink, batch, f"the next batch would have passed the budget of {budget}")
         end = min(items, start + batch)
-        before = _footprint()
+        before, high_before = _footprint(), _high_water_bytes()
         try:
-            with watch("batch") as seen:
-                out = run(start, end)
+            out = run(start, end)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -309,7 +309,9 @@ def guard(
                 ) from error
             reason = "memory ran out"
         else:
-            peak = max(seen.peak.resident_bytes, 0) + (seen.peak.cuda_bytes or 0)
+            # The kernel's mark tells of memory already given back, when this batch raised it.
+            high = _high_water_bytes()
+            peak = max(_footprint(), high if high > high_before else 0)
             grown = max(grown, (peak - before) / (end - start))
             start = end
             yield out

@@ -127,7 +127,7 @@ def describe(facts: Mapping[str, Any]) -> str:
     """The incidents in words."""
     incidents = facts["incidents"]
     lines = [
-        f"{facts['input']}: {facts['rows']:,} rows, {facts['kpis']} KPIs of {facts['services']} services, "
+        f"{facts['input'].rstrip(':')}: {facts['rows']:,} rows, {facts['kpis']} KPIs of {facts['services']} services, "
         f"{facts['from']} to {facts['to']}",
         "no incidents" if not incidents else f"{len(incidents)} incident{'s' if len(incidents) > 1 else ''}",
     ]

@@ -14,6 +14,7 @@ from foreshock.cli.score import read_options
 
 if TYPE_CHECKING:
     from foreshock.frame import Frame
+    from foreshock.quality import Quality
 
 Repair = Annotated[
     Path | None, typer.Option("--repair", metavar="OUT", help="Write the mended table: .parquet or .csv.")
@@ -41,7 +42,7 @@ def inspect(
     frame = sources.read(input, **read_options(settings.settings))
     found = quality.inspect(frame)
     facts = {"input": input, **found.to_dict()}
-    text = str(found)
+    text = describe(input, found, frame)
     if repair is not None:
         mended, done = quality.repair(frame)
         with replacing(repair) as part:
@@ -49,6 +50,25 @@ def inspect(
         facts |= {"repaired": list(done), "out": str(repair)}
         text += "\n" + "\n".join([*(f"repaired: {words}" for words in done), f"written: {repair}"])
     console.result(facts, text)
+
+
+def describe(input: str, found: Quality, frame: Frame) -> str:
+    """What there is, then the findings, the gravest first."""
+    from foreshock.decide import iso
+
+    lines = [
+        f"{input.rstrip(':')}: {found.rows:,} rows, {len(frame.kpis)} KPIs of {len(frame.services)} services, "
+        f"a row each {found.step_s:g} s",
+        f"{iso(found.start_ns)} to {iso(found.end_ns)}, {found.missing:.1%} of the values missing",
+    ]
+    if frame.labels is not None:
+        lines.append(
+            f"{int(frame.labels.anomaly.sum())} rows are labelled as anomalous (never seen by detectors)"
+        )
+    lines += [f"{finding.severity}: {finding.text}" for finding in found.findings]
+    if not found.findings:
+        lines.append("nothing odd was found")
+    return "\n".join(lines)
 
 
 def write_table(frame: Frame, path: Path, suffix: str) -> None:

@@ -1,0 +1,63 @@
+# make demo   an environment, the demo recording, incidents on the screen and a report
+# make test   an environment and the tests, with coverage
+# make check  linter, format, types
+# make bench  forward pass beside the original package's; make docs  the generated reference pages
+#
+# Needs Python 3.11 or newer with venv, and make. Override: make demo PYTHON=python3.12 VENV=.venv312
+# A smaller torch for machines without a graphics card: TORCH="torch==2.13.0 --index-url <its CPU index>"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+OUT ?= out/demo
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+RUN = $(VENV)/bin
+
+# The development recordings and golden vectors, where they lie beside the checkout. Without them
+# the tests that need them are skipped.
+export FORESHOCK_TEST_DATA ?= $(wildcard $(abspath ../shared/data))
+export FORESHOCK_GOLDEN ?= $(wildcard $(abspath ../shared/golden))
+
+.PHONY: demo test check bench docs requirements clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "foreshock needs Python 3.11 or newer; this is " + sys.version)'
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt $(TORCH)
+	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.developed: $(VENV)/.installed
+	$(PIP) install -q "pip>=25.1"
+	$(PIP) install -q -c constraints.txt --group dev
+	touch $@
+
+demo: $(VENV)/.installed
+	$(RUN)/foreshock detect demo: --report $(OUT)/report.html --log $(OUT)/runs --force
+	@echo "open $(OUT)/report.html in a browser"
+
+test: $(VENV)/.developed
+	$(RUN)/python -m pytest --cov=foreshock --cov-report=term:skip-covered $(PYTEST)
+
+check: $(VENV)/.developed
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: $(VENV)/.installed
+	$(RUN)/python benchmarks/forward.py
+
+docs: $(VENV)/.developed
+	$(RUN)/python docs/generate.py
+
+# requirements.txt, for those who want one: what a fresh environment holds after `pip install -c constraints.txt .`
+requirements:
+	rm -rf build/requirements
+	$(PYTHON) -m venv build/requirements
+	build/requirements/bin/python -m pip install -q -c constraints.txt $(TORCH)
+	build/requirements/bin/python -m pip install -q -c constraints.txt .
+	(echo "# Written by: make requirements"; build/requirements/bin/python -m pip freeze --exclude foreshock | sed 's/+cpu$$//; s/^torch @ .*/$(TORCH)/') > requirements.txt
+
+clean:
+	rm -rf build dist out htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

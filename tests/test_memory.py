@@ -1,0 +1,172 @@
+"""Measured, planned and guarded memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foreshock import memory
+from foreshock.errors import ConfigError, ResourceError
+from foreshock.memory import Budget, Peak, batch_for, format_bytes, guard, parse_bytes, watch
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8GiB", 8 * 2**30), ("8 gb", 8 * 10**9), ("512", 512), ("1.5Ki", 1536), ("2k", 2000), (7, 7)],
+)
+def test_amounts_are_read(text, expected):
+    """Binary and decimal units, with and without B, in any case."""
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "lots", "8XB", "-1GiB", "0", "1e9", "GiB", 0, -3])
+def test_no_amount_is_refused(text):
+    """What is no amount says so, with an example of one."""
+    with pytest.raises(ConfigError, match="8GiB"):
+        parse_bytes(text)
+
+
+@given(st.integers(1, 2**40))
+def test_format_is_near(amount):
+    """What is shown reads back to within its rounding."""
+    assert parse_bytes(format_bytes(amount)) == pytest.approx(amount, rel=0.06, abs=1)
+
+
+def test_watch_sees_a_large_array():
+    """The peak holds what lived in the block, also when it is gone at the end; the callable is told."""
+    told: list[Peak] = []
+    before = memory.resident_bytes()
+    with watch("make", told.append):
+        block = b"x" * (64 * MIB)
+        assert len(block) == 64 * MIB
+        del block
+    assert [peak.phase for peak in told] == ["make"]
+    assert told[0].resident_bytes >= before + 32 * MIB
+    assert told[0].facts()["peak_bytes"] == told[0].resident_bytes
+
+
+def test_watch_reports_after_an_error():
+    """A phase that fails has a peak too."""
+    told: list[Peak] = []
+    with pytest.raises(ValueError, match="boom"), watch("fail", told.append):
+        raise ValueError("boom")
+    assert len(told) == 1
+
+
+def test_watches_nest():
+    """The outer peak is never below the inner one."""
+    with watch("outer") as outer, watch("inner") as inner:
+        b"x" * (16 * MIB)
+    assert outer.peak.resident_bytes >= inner.peak.resident_bytes - MIB
+
+
+def test_batch_fits_exactly():
+    """The largest batch whose cost is within the budget."""
+    assert batch_for(Budget(100), 10, fixed_bytes=5) == 9
+    assert batch_for(Budget(100), 10, fixed_bytes=5, most=4) == 4
+    assert batch_for(Budget(15), 10, fixed_bytes=5) == 1
+
+
+def test_nothing_fits():
+    """Not one item: a resource error (exit code 3) with both numbers."""
+    with pytest.raises(ResourceError, match=r"needs about 15 B, the budget is 14 B") as caught:
+        batch_for(Budget(14), 10, fixed_bytes=5)
+    assert caught.value.exit_code == 3
+
+
+def test_container_limit_counts(tmp_path):
+    """Inside a container the rest of its limit is what is left; without a limit nothing is."""
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert memory._cgroup_left_bytes(tmp_path) == 600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._cgroup_left_bytes(tmp_path) is None
+    assert memory._cgroup_left_bytes(tmp_path / "nowhere") is None
+
+
+def test_budget_of_this_machine():
+    """auto is above nothing and below everything."""
+    import psutil
+
+    assert 0 < Budget.parse("auto").bytes < psutil.virtual_memory().total
+
+
+@given(st.integers(0, 50), st.integers(1, 20), st.integers(1, 20))
+def test_guard_visits_each_item_once(items, batch, fits):
+    """Whatever batch fits, the successful pieces cover all items in order, none twice."""
+    done: list[int] = []
+
+    def run(start, end):
+        if end - start > fits:
+            raise MemoryError
+        done.extend(range(start, end))
+        return end
+
+    list(guard(items, run, batch))
+    assert done == list(range(items))
+
+
+def test_guard_halves_and_tells():
+    """After an out-of-memory error the batch is halved, and somebody is told why."""
+    told = []
+
+    def run(start, end):
+        if end - start > 3:
+            raise MemoryError
+        return end - start
+
+    assert list(guard(8, run, 8, on_shrink=lambda batch, why: told.append((batch, why)))) == [2, 2, 2, 2]
+    assert told == [(4, "memory ran out"), (2, "memory ran out")]
+
+
+def test_guard_gives_up_at_one():
+    """When one item is too much, there is nothing left to shrink."""
+
+    def run(start, end):
+        raise MemoryError
+
+    with pytest.raises(ResourceError, match="batch of 1"):
+        list(guard(4, run, 4))
+
+
+def test_guard_passes_other_errors_on():
+    """An error that is not about memory is not hidden."""
+
+    def run(start, end):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(guard(4, run, 4))
+
+
+def test_guard_shrinks_before_the_budget(monkeypatch):
+    """The next batch is shrunk when what the last one took would pass the budget."""
+    use = {"now": 1000}
+    monkeypatch.setattr(memory, "resident_bytes", lambda: use["now"])
+    monkeypatch.setattr(memory, "_high_water_bytes", lambda: 0)
+    sizes, told = [], []
+
+    def run(start, end):
+        sizes.append(end - start)
+        use["now"] = 1000 + 100 * (end - start)  # 100 a piece
+        return end
+
+    for _ in guard(12, run, 4, Budget(1250), on_shrink=lambda batch, why: told.append(batch)):
+        use["now"] = 1000
+    assert sizes[0] == 4
+    assert max(sizes[1:]) <= 2
+    assert told == [2]
+    assert sum(sizes) == 12
+
+
+def test_torch_out_of_memory_is_recognised():
+    """Both of torch's ways to say it."""
+    torch = pytest.importorskip("torch")
+    assert memory.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert memory.is_out_of_memory(
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried")
+    )
+    assert not memory.is_out_of_memory(RuntimeError("shape mismatch"))
