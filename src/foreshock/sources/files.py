@@ -52,6 +52,7 @@ class Table:
     columns: tuple[str, ...]
     text: frozenset[str]  # columns whose first values are words, not numbers
     samples: dict[str, str]  # a first value of each column, for messages
+    stamped: frozenset[str] = frozenset()  # columns of a time type (Parquet)
     compression: str | None = None  # of a CSV
     delimiter: str = ","
     decimal: str = "."
@@ -138,7 +139,9 @@ def _open_parquet(path: Path) -> Table:
                 samples[name] = str(values[0]) if values else ""
                 if not values or not all(_is_number(str(v)) for v in values):
                     text.add(name)
-    return Table(str(path), columns, frozenset(text), samples, is_parquet=True)
+        typed = zip(columns, schema.types, strict=True)
+        stamped = frozenset(c for c, t in typed if pa.types.is_timestamp(t) or pa.types.is_date(t))
+    return Table(str(path), columns, frozenset(text), samples, stamped, is_parquet=True)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -186,7 +189,7 @@ def _open_csv(path: Path, compression: str | None) -> Table:
     decimal = "," if delimiter != "," and _has_decimal_comma(filled.values()) else "."
     words = {c for c, vs in filled.items() if vs and not any(_is_number(v, decimal) for v in vs)}
     samples = {c: vs[0] for c, vs in filled.items() if vs}
-    return Table(str(path), columns, frozenset(words), samples, compression, delimiter, decimal)
+    return Table(str(path), columns, frozenset(words), samples, frozenset(), compression, delimiter, decimal)
 
 
 def _decode(path: Path, start: bytes) -> str:

@@ -60,7 +60,7 @@ def kpis_of(names: Sequence[str], rules: ServiceRules | None = None) -> tuple[Kp
     _edges(split)
     rest = [n for n in names if n not in split]
     known = {s for s, _ in split.values()}
-    split.update(_infer(rest, known))
+    split.update(_infer(rest, known, {m for _, m in split.values()}))
     return tuple(Kpi(n, split[n][0], split[n][1], unit_of(split[n][1])) for n in names)
 
 
@@ -132,7 +132,7 @@ def _edges(split: dict[str, tuple[str, str]]) -> None:
                 break
 
 
-def _infer(names: list[str], known: set[str]) -> dict[str, tuple[str, str]]:
+def _infer(names: list[str], known: set[str], known_metrics: set[str]) -> dict[str, tuple[str, str]]:
     """Services of names that have single separators only; NO_SERVICE where nothing supports a split."""
     out: dict[str, tuple[str, str]] = {}
     open_names = []
@@ -144,7 +144,7 @@ def _infer(names: list[str], known: set[str]) -> dict[str, tuple[str, str]]:
             open_names.append(name)
     by_words = {n: s for n in open_names if (s := _split_by_words(n))}
     prefixes = Counter(p for p, _ in by_words.values())
-    suffixes = Counter(s for _, s in by_words.values())
+    suffixes = Counter([*(s for _, s in by_words.values()), *(s for _, s in out.values()), *known_metrics])
     for name, (prefix, suffix) in by_words.items():
         if suffixes[suffix] > 1 or (prefixes[prefix] > 1 and prefix.lower() not in _BOTH):
             out[name] = (prefix, suffix)
@@ -153,9 +153,7 @@ def _infer(names: list[str], known: set[str]) -> dict[str, tuple[str, str]]:
 
 
 def _starts(name: str, service: str) -> bool:
-    return (
-        len(name) > len(service) + 1 and name.startswith(service) and name[len(service)] in _SEPARATORS + "-"
-    )
+    return len(name) > len(service) + 1 and name.startswith(service) and name[len(service)] in _SEPARATORS
 
 
 def _splits(name: str) -> list[tuple[str, str]]:

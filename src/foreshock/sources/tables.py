@@ -34,6 +34,7 @@ STAMP_NAMES = (
     "epoch",
     "t",
 )
+OTHER_STAMPS = ("timestamp", "datetime", "date_time", "@timestamp", "epoch")  # beside another one: no KPI
 METRIC_NAMES = ("metric", "kpi", "metric_name", "kpi_name", "__name__", "name", "variable")
 VALUE_NAMES = ("value", "values", "val", "metric_value", "kpi_value", "_value")
 SERVICE_NAMES = ("service", "service_name", "cmdb_id", "component", "pod", "podname", "container", "entity",
@@ -143,8 +144,8 @@ def find_layout(table: Table, options: Options) -> Layout:
             raise SourceError(f"{table.path} has no column {name!r} to filter on; {_has(table)}")
     labels = label_columns(table.columns, table.text.__contains__)
     skip = {stamp, *where, *(c for c in table.columns if is_label_name(c) and labels)}
-    if table.columns[0] == "" or table.columns[0].startswith("Unnamed:"):
-        skip.add(table.columns[0])  # a row number that pandas wrote
+    skip |= {c for c in table.columns if _is_row_number(c) or _plain(c) in OTHER_STAMPS}
+    skip |= {c for c in table.text | table.stamped if _plain(c) in STAMP_NAMES}
     rest = [c for c in table.columns if c not in skip]
     words = [c for c in rest if c in table.text]
     numbers = [c for c in rest if c not in table.text]
@@ -173,12 +174,15 @@ def _find_stamp(table: Table, wanted: str | None) -> str:
         if wanted in table.columns:
             return wanted
         raise SourceError(f"{table.path} has no column {wanted!r} for the time stamp; {_has(table)}")
-    found = _named(STAMP_NAMES, table.columns)
+    named = [c for c in table.columns if _plain(c) in STAMP_NAMES]
+    written = [c for c in named if c in table.text or c in table.stamped]
+    found = _named(STAMP_NAMES, written) or _named(STAMP_NAMES, named)
     if found:
         return found
-    first = table.columns[0]
-    if (first in ("", "index", "__index_level_0__") or first.startswith("Unnamed:")) and first in table.text:
-        return first
+    if len(table.stamped) == 1:
+        return next(iter(table.stamped))
+    if _is_row_number(table.columns[0]) and table.columns[0] in table.text:
+        return table.columns[0]
     if all(c.replace(".", "").replace("-", "").isdigit() for c in table.columns):
         raise SourceError(
             f"{table.path}:1: the first line holds numbers; a header with column names must come first."
@@ -194,8 +198,17 @@ def _has(table: Table) -> str:
 
 
 def _named(candidates: tuple[str, ...], columns: tuple[str, ...] | list[str]) -> str:
-    plain = {c.strip().lower().replace(" ", "_"): c for c in reversed(columns)}
+    plain = {_plain(c): c for c in reversed(columns)}
     return next((plain[c] for c in candidates if c in plain), "")
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
+
+
+def _is_row_number(name: str) -> bool:
+    """Is this how pandas calls an index without a name?"""
+    return name in ("", "index", "__index_level_0__") or name.startswith("Unnamed:")
 
 
 def _describe(
