@@ -14,6 +14,9 @@ TAIL_SHARE = 0.02  # Siffer et al. 2017 keep the initial quantile at 0.98
 FEWEST_PEAKS = 15  # fewer cluster peaks than this do not carry a tail fit
 FEWEST_BODY = 20  # rows from which incidents can be told from the body
 LASTING_ROWS = (4, 16)  # lengths of a lasting rise
+# 3.7 sigma and skew, weight and belief below: kept the promise within a factor of two on eight shapes of
+# quiet scores while setting aside the most labelled rows of 19 recordings (SMD, ASD, Nezha).
+SIGMAS, MOST_SKEW, MOST_WEIGHT, BELIEF = 3.7, 0.8, 0.2, 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,35 +91,35 @@ def incident_limit(values: np.ndarray, contamination: float = 0.4) -> float:
     """The score above which a row is no quiet row any more, judged by the body of the scores alone.
 
     A Tukey g-and-h distribution is fitted to quantiles (skew from the quartiles, weight of the tail from
-    the lower side, which incidents don't touch); the limit is its 4.75-sigma point. Incidents raise the
-    quartiles, so shares of incidents from none to `contamination` are tried, and the largest is believed
-    whose limit really leaves about so many rows above it. Source for the distribution: Hoaglin 1985.
+    the lower side, which incidents don't touch); the limit is its 3.7-sigma point. Incidents raise the
+    quartiles, so shares of incidents up to `contamination` are tried, and the least is believed whose
+    limit really leaves about so many rows above it. Source for the distribution: Hoaglin 1985.
     """
     ordered = np.sort(values)
-    best = math.inf
+    limits = []
     for share in np.arange(0, contamination + 1e-9, 0.05):
         body = ordered[: max(FEWEST_BODY // 2, math.ceil(len(ordered) * (1 - share)))]
-        limit = _g_and_h_limit(body)
-        beyond = 1 - np.searchsorted(ordered, limit, side="right") / len(ordered)
-        if beyond >= 0.7 * share:
-            best = limit
-    return best
+        limits.append(_g_and_h_limit(body))
+        beyond = 1 - np.searchsorted(ordered, limits[-1], side="right") / len(ordered)
+        if share and beyond >= BELIEF * share:
+            return limits[-1]
+    return limits[0]
 
 
-def _g_and_h_limit(values: np.ndarray, sigmas: float = 4.75) -> float:
+def _g_and_h_limit(values: np.ndarray, sigmas: float = SIGMAS) -> float:
     q05, q25, q50, q75 = np.quantile(values, [0.05, 0.25, 0.5, 0.75])
     down, up = q50 - q25, q75 - q50
     if down <= 0 or up <= 0:  # ties: half of the scores are one value
         spread = float(np.quantile(values, 0.9) - np.quantile(values, 0.1))
         return math.inf if spread <= 0 else float(q50 + 10 * spread)
     z25, z05 = 0.6745, 1.6449
-    g = float(np.clip(math.log(up / down) / z25, 0.0, 1.5))
+    g = float(np.clip(math.log(up / down) / z25, 0.0, MOST_SKEW))
 
     def bend(z: float) -> float:
         return z if g < 1e-6 else math.expm1(g * z) / g
 
     lower = (q50 - q05) / down / (bend(-z05) / bend(-z25))
-    h = float(np.clip(2 * math.log(max(lower, 1e-9)) / (z05**2 - z25**2), 0.0, 0.4))
+    h = float(np.clip(2 * math.log(max(lower, 1e-9)) / (z05**2 - z25**2), 0.0, MOST_WEIGHT))
     width = up / (bend(z25) * math.exp(h * z25**2 / 2))
     return float(q50 + width * bend(sigmas) * math.exp(h * sigmas**2 / 2))
 
