@@ -1,0 +1,306 @@
+"""From expected values to evidence: how surprising each value is by what its own past knew.
+
+An expectation (a network, a median, the last value) says what each KPI should have been, block by
+block, from earlier rows only. Here its errors are scaled by the KPI's own past errors, twice:
+by their spread, so that units don't matter, and by their tail, so that a KPI that jumps every
+few minutes has to jump further than one that never does.
+
+Not here: the expectations (reconstruct, oneline); pooling KPIs into services (scores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from foreshock.errors import ConfigError, FrameError
+from foreshock.frame import Frame
+from foreshock.scores import Scores, pool
+from foreshock.windows import PATCH, quantiles, to_grid
+
+
+class Expectation(Protocol):
+    """What a block of values should be, judged from the steps before it."""
+
+    def expect(self, context: np.ndarray, block: int) -> np.ndarray:
+        """(N, C) float64 with NaN where not observed → (N, block), NaN where nothing can be said."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceOptions:
+    """How errors become evidence."""
+
+    length: int = 256  # steps an expectation sees, its block included
+    block: int = 32  # steps expected at once; scales are renewed once a block
+    early: int = 256  # the first steps of a recording, which get blocks of one patch: answers from the start
+    memory: int = 1024  # past steps that scale and tail are taken from
+    tail: float = 0.98  # the past error that counts as 1
+    tail_prior: float = 3.0  # robust z of that error before the past has told
+    tail_prior_steps: int = 60  # how many steps that belief is worth
+    least_change: float = 0.01  # share of a KPI's level below which a spread is not believed
+    cap: float = 20.0  # no single value counts more than this
+
+    def __post_init__(self) -> None:
+        if self.block < PATCH or self.block % PATCH or self.length % PATCH:
+            raise ConfigError(
+                f"length {self.length} and block {self.block} must be multiples of {PATCH}, "
+                f"and the block at least {PATCH}."
+            )
+        if self.length <= self.block:
+            raise ConfigError(f"the block ({self.block}) must be shorter than the length ({self.length}).")
+
+
+@dataclass
+class _Block:
+    """What was fixed when a block began, from rows before it."""
+
+    expected: np.ndarray  # (signals, block, K)
+    spread: np.ndarray  # (signals, K)
+    tail: np.ndarray  # (signals, K)
+    start: int  # slot of its first row
+    seen: np.ndarray  # (K,) observed steps in memory
+
+
+@dataclass
+class _Past:
+    """The last `memory` slots of a stream. Arrays end at slot `end`."""
+
+    values: np.ndarray  # (M, K) float64
+    errors: list[np.ndarray] = field(default_factory=list)  # per signal (M, K) float32
+    surprises: list[np.ndarray] = field(default_factory=list)  # per signal (M, K) float32, error / spread
+    end: int = 0
+    clock: tuple[int, int] | None = None  # slot and time of the last row
+    block: _Block | None = None  # of the block that `end` lies in, if begun
+
+
+def block_starts(first: int, stop: int, o: EvidenceOptions) -> np.ndarray:
+    """First slots of the blocks that begin in [first, stop): short ones early, then of full length."""
+    early = np.arange(0, min(o.early, stop), PATCH)
+    late = np.arange(-(-o.early // PATCH) * PATCH, stop, o.block)
+    starts = np.concatenate([early, late])
+    return starts[starts >= first]
+
+
+def block_length(start: int, o: EvidenceOptions) -> int:
+    return PATCH if start < o.early else o.block
+
+
+class EvidenceStream:
+    """Scores rows as they come. What a row gets depends on it and earlier rows only."""
+
+    def __init__(self, expectations: dict[str, Expectation], options: EvidenceOptions, detector: str) -> None:
+        self.expectations = expectations
+        self.options = options
+        self.detector = detector
+        self.past: _Past | None = None
+        self.kpis: tuple[Any, ...] = ()
+        self.step_s = 0.0
+
+    def push(self, piece: Frame) -> Scores:
+        """Score the next rows.
+
+        Raises:
+            FrameError: other KPIs than before, or rows that are not later than all before.
+        """
+        piece.require_clock()
+        past = self._begin(piece)
+        if past.clock is not None and piece.time_ns[0] <= past.clock[1]:
+            raise FrameError(
+                f"the piece starts at {piece.time[0]}Z, which is not later than the last row scored; "
+                "push rows in time order, each once."
+            )
+        grid = to_grid(piece.time_ns, self.step_s, past.clock, self.options.memory)
+        evidence = np.full((len(piece), len(piece.kpis)), np.nan, np.float32)
+        expected = np.full_like(evidence, np.nan)
+        values = np.where(np.isfinite(piece.values), piece.values, np.nan)
+        for rows in self._runs(grid.slots):
+            evidence[rows], expected[rows] = self._advance(past, grid.slots[rows], values[rows])
+        past.clock = (int(grid.slots[-1]), int(piece.time_ns[-1]))
+        services, system = pool(evidence, piece.service_index, len(piece.services))
+        return Scores(
+            piece.time_ns,
+            evidence,
+            services,
+            system,
+            piece.kpis,
+            piece.services,
+            piece.step_s,
+            self.detector,
+            causal=True,
+            expected=expected,
+        )
+
+    def _begin(self, piece: Frame) -> _Past:
+        if self.past is None:
+            k, signals = len(piece.kpis), len(self.expectations)
+            memory = self.options.memory
+            empty = np.full((memory, k), np.nan)
+            self.past = _Past(
+                empty,
+                [empty.astype(np.float32) for _ in range(signals)],
+                [empty.astype(np.float32) for _ in range(signals)],
+            )
+            self.kpis, self.step_s = piece.kpis, piece.step_s
+        if piece.names != tuple(k.name for k in self.kpis):
+            raise FrameError(
+                f"the piece has {len(piece.kpis)} KPIs that differ from the stream's {len(self.kpis)}; "
+                "a stream keeps its KPIs, start a new one."
+            )
+        return self.past
+
+    def _runs(self, slots: np.ndarray) -> Iterator[slice]:
+        """Rows in runs of whole blocks, few enough at once to bound memory."""
+        block = self.options.block
+        blocks = max(1, 20_000 // max(1, len(self.kpis)))  # contexts held at once
+        index = slots // (block * blocks)
+        edges = np.flatnonzero(np.diff(index)) + 1
+        for first, last in zip([0, *edges], [*edges, len(slots)], strict=True):
+            yield slice(int(first), int(last))
+
+    def _advance(self, past: _Past, slots: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score the rows at `slots` (rising), then remember them."""
+        o = self.options
+        first, stop = past.end, int(slots[-1]) + 1
+        k = values.shape[1]
+        dense = np.full((stop - first, k), np.nan)
+        dense[slots - first] = values
+        whole = np.concatenate([past.values, dense])  # slot s is row s - first + memory
+        starts = block_starts(first, stop, o)
+        expected = self._expect(whole, starts - first + o.memory)  # (signals, n, block, K)
+        blocks = self._fix(past, starts, expected, whole, stop)
+        evidence = np.full((stop - first, k), np.nan, np.float32)
+        shown = np.full((stop - first, k), np.nan, np.float32)
+        for stats in blocks:
+            low, high = max(stats.start, first), min(stats.start + block_length(stats.start, o), stop)
+            into = slice(low - first, high - first)
+            part = slice(low - stats.start, high - stats.start)
+            evidence[into] = self._evidence(stats, dense[into], part)
+            shown[into] = stats.expected[0, part]
+        past.values = whole[len(whole) - o.memory :]
+        past.end = stop
+        last = blocks[-1]
+        past.block = last if last.start + block_length(last.start, o) > stop else None
+        return evidence[slots - first], shown[slots - first]
+
+    def _expect(self, whole: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Contexts that end before each of `ends` (rows of `whole`), through every expectation."""
+        o = self.options
+        reach = max(o.length - o.block, 1)
+        k = whole.shape[1]
+        context = np.stack([whole[e - reach : e].T for e in ends]) if len(ends) else np.empty((0, k, reach))
+        flat = context.reshape(-1, reach)
+        results = []
+        for expectation in self.expectations.values():
+            long = getattr(expectation, "whole_memory", False)
+            seen = flat
+            if long and len(ends):
+                seen = np.stack([whole[e - o.memory : e].T for e in ends]).reshape(-1, o.memory)
+            results.append(expectation.expect(seen, o.block) if len(flat) else np.empty((0, o.block)))
+        return np.stack(results).reshape(len(results), len(ends), k, o.block).swapaxes(2, 3)
+
+    def _fix(
+        self, past: _Past, starts: np.ndarray, expected: np.ndarray, whole: np.ndarray, stop: int
+    ) -> list[_Block]:
+        """Each block's scales, in order, growing the past errors as it goes."""
+        o = self.options
+        first = past.end
+        done: list[_Block] = []
+        if past.block is not None:
+            self._remember(past, past.block, whole, first, stop)
+            done.append(past.block)
+        for i, start in enumerate(starts):
+            seen = np.isfinite(past.errors[0]).sum(0)
+            values = whole[start - first : start - first + o.memory]
+            level = quantiles(values, (0.5,))[0]
+            floor = np.abs(level) * o.least_change
+            scatter = _spread(np.abs(values - level), floor)
+            weight = seen / (seen + o.block)
+            spreads, tails = [], []
+            for errors, surprises in zip(past.errors, past.surprises, strict=True):
+                # Few errors are a poor scale: begin with the values' own scatter.
+                spreads.append(weight * _spread(errors, floor) + (1 - weight) * scatter)
+                tails.append(_tail(surprises, o))
+            stats = _Block(expected[:, i], np.stack(spreads), np.stack(tails), int(start), seen)
+            self._remember(past, stats, whole, int(start), stop)
+            done.append(stats)
+        return done
+
+    def _remember(self, past: _Past, stats: _Block, whole: np.ndarray, low: int, stop: int) -> None:
+        """Append this block's errors, as far as its rows have come."""
+        o = self.options
+        high = min(stats.start + block_length(stats.start, o), stop)
+        offset = o.memory - past.end
+        rows = whole[low + offset : high + offset]
+        part = slice(low - stats.start, high - stats.start)
+        for signal in range(len(past.errors)):
+            error = np.abs(rows - stats.expected[signal, part]).astype(np.float32)
+            surprise = np.minimum(error / stats.spread[signal], 1e6).astype(np.float32)
+            past.errors[signal] = np.concatenate([past.errors[signal], error])[len(error) :]
+            past.surprises[signal] = np.concatenate([past.surprises[signal], surprise])[len(error) :]
+
+    def _evidence(self, stats: _Block, values: np.ndarray, part: slice) -> np.ndarray:
+        o = self.options
+        error = np.abs(values - stats.expected[:, part])  # (signals, rows, K)
+        ratio = error / stats.spread[:, None] / stats.tail[:, None]
+        known = stats.seen / (stats.seen + PATCH)
+        with np.errstate(invalid="ignore"):
+            surprise = np.clip(ratio, 0, o.cap)
+        told = np.isfinite(surprise)
+        total = np.where(told, surprise, 0).sum(0) / np.maximum(told.sum(0), 1)
+        # Observed, but nothing before it to compare with: no evidence yet, which is not missing data.
+        return np.where(np.isfinite(values), total * known, np.nan).astype(np.float32)
+
+
+def _spread(errors: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """Robust spread of past errors (M, K) → (K,), above 0."""
+    half, most = quantiles(errors, (0.5, 0.9))
+    spread = np.fmax(half / 0.6745, 0.5 * most / 1.645)
+    spread = np.fmax(np.nan_to_num(spread), floor)
+    return np.where(spread > 0, spread, 1.0)
+
+
+def _tail(surprises: np.ndarray, o: EvidenceOptions) -> np.ndarray:
+    """The past surprise that counts as 1: its `tail` quantile, drawn to the prior while little is known."""
+    seen = np.isfinite(surprises).sum(0)
+    past = np.nan_to_num(quantiles(surprises, (o.tail,))[0], nan=o.tail_prior)
+    weight = seen / (seen + o.tail_prior_steps)
+    told = weight * np.log(np.maximum(past, 1.0)) + (1 - weight) * np.log(o.tail_prior)
+    return np.asarray(np.exp(told))
+
+
+class EvidenceDetector:
+    """A detector made of expectations and the evidence against them; causal."""
+
+    def __init__(
+        self, name: str, expectations: dict[str, Expectation], options: EvidenceOptions, facts: dict[str, Any]
+    ) -> None:
+        self.name = name
+        self.expectations = expectations
+        self.options = options
+        self.facts = facts
+
+    def stream(self) -> EvidenceStream:
+        return EvidenceStream(self.expectations, self.options, self.name)
+
+    def score(self, frame: Frame) -> Scores:
+        return self.stream().push(frame)
+
+    def describe(self) -> dict[str, Any]:
+        return {"detector": self.name, "causal": True, "options": asdict(self.options), **self.facts}
+
+
+def offline_evidence(dense: np.ndarray, expected: np.ndarray, o: EvidenceOptions) -> np.ndarray:
+    """Evidence with spread and tail from the whole recording: (T, K), expected (signals, T, K) → (T, K)."""
+    floor = np.abs(quantiles(dense, (0.5,))[0]) * o.least_change
+    total, told = np.zeros(dense.shape), np.zeros(dense.shape)
+    for said in expected:
+        errors = np.abs(dense - said)
+        surprise = errors / _spread(errors, floor)
+        ratio = np.clip(surprise / _tail(surprise, o), 0, o.cap)
+        total += np.nan_to_num(ratio)
+        told += np.isfinite(ratio)
+    return np.where(np.isfinite(dense), total / np.maximum(told, 1), np.nan).astype(np.float32)
