@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -248,7 +249,7 @@ class PatchEmbedding(nn.Module):
         nn.init.orthogonal_(self.value_embedding.weight, gain=INITIAL_GAIN)
 
     def forward(self, patches: Tensor, shown: Tensor | None, first: int) -> Tensor:
-        """patches (N, P, patch_len); shown (N, P) bool or None for all; `first`: position of the first one."""
+        """patches (N, P, patch_len); shown (N, P) bool or None for all; first: position of the first one."""
         x = self.value_embedding(patches)
         if shown is not None:
             x = torch.where(shown.unsqueeze(-1), x, self.mask_embedding)
@@ -391,7 +392,7 @@ class Encoder(nn.Module):
         return cast(Tensor, self.dropout(self.final_layer_norm(x)))
 
     def position_bias(self, patches: int) -> Tensor:
-        """(1, heads, P, P), added to every block's attention; kept for the next call unless it is in training."""
+        """(1, heads, P, P), added to every block's attention; kept for the next call unless it is trained."""
         weight = self.get_parameter("block.0.layer.0.SelfAttention.relative_attention_bias.weight")
         if torch.is_grad_enabled() and weight.requires_grad:
             return self._compute_bias(weight, patches)
@@ -476,23 +477,17 @@ def build_head(config: MomentConfig) -> nn.Module:
     return nn.Identity() if config.task == "embedding" else ReconstructionHead(config)
 
 
-class Moment(nn.Module):
-    """MOMENT with one head.
-
-    Either the verbs `reconstruct`, `embed`, `forecast`, `short_forecast` and `classify`, which take values
-    in their own units with gaps in them; or, for training, `normalise`, `encode` and `head`.
-    """
+class Backbone(nn.Module):
+    """Patch embedding, encoder and head, with gradients; what `Moment` and the original's names share."""
 
     def __init__(self, config: MomentConfig | None = None) -> None:
         super().__init__()
-        self.config = config or MomentConfig()
-        self.patch_embedding = PatchEmbedding(self.config)
-        self.encoder = Encoder(self.config)
-        self.head = build_head(self.config)
+        self.geometry = config or MomentConfig()
+        self.patch_embedding = PatchEmbedding(self.geometry)
+        self.encoder = Encoder(self.geometry)
+        self.head = build_head(self.geometry)
 
-    # ------------------------------------------------------------ the parts, differentiable
-
-    def forward(
+    def states(
         self, patches: Tensor, shown: Tensor | None = None, attended: Tensor | None = None, first: int = 0
     ) -> Tensor:
         """From patches (N, P, patch_len) to states (N, P, D).
@@ -502,27 +497,92 @@ class Moment(nn.Module):
             attended: (N, P) bool; False hides the patch from the others' eyes (padding). None hides none.
             first: position of the first patch, when leading padding was left out.
         """
-        x = self.patch_embedding(patches, shown, first)
-        return cast(Tensor, self.encoder(x.to(self.compute_dtype), attended))
+        x = self.patch_embedding(patches.to(self.patch_embedding.value_embedding.weight.dtype), shown, first)
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.compute_dtype)
+        return cast(Tensor, self.encoder(x, attended))
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """What the encoder computes in: float32, or bfloat16 after a load in that precision."""
-        return self.encoder.get_parameter("block.0.layer.1.DenseReluDense.wo.weight").dtype
+        return self.encoder.final_layer_norm.weight.dtype
 
-    def encode(self, x: Tensor, observed: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        x: Tensor,
+        observed: Tensor | None = None,
+        hidden: Tensor | None = None,
+        skip_padding: bool = False,
+    ) -> Tensor:
         """From normalised steps (N, L), L a multiple of `patch_len`, to states (N, P, D).
 
         A patch is attended if all its steps are observed, and shown if none of them is hidden.
-        `observed` and `hidden` are (N, L) bool. Gradients flow; `head(encode(...))` is (N, L).
+        `observed` and `hidden` are (N, L) bool. Gradients flow; `decode(encode(...))` is (N, L).
+        Without gradients the rows are worked through in batches that fit the cache.
+
+        Args:
+            skip_padding: leave out leading patches that nobody attends. The other states are the same
+                as with them; theirs come back as 0. (Only without gradients.)
         """
-        cut = (x.shape[0], -1, self.config.patch_len)
+        cut = (x.shape[0], x.shape[1] // self.geometry.patch_len, self.geometry.patch_len)
         patches = x.reshape(cut)
         attended = None if observed is None else observed.reshape(cut).all(-1)
         shown = None if hidden is None else ~hidden.reshape(cut).any(-1)
-        return cast(Tensor, self(patches, shown, attended))
+        if torch.is_grad_enabled():
+            return self.states(patches, shown, attended)
+        return self._states_in_batches(patches, shown, attended, skip_padding)
 
-    # ------------------------------------------------------------ files
+    def _states_in_batches(
+        self, patches: Tensor, shown: Tensor | None, attended: Tensor | None, skip_padding: bool
+    ) -> Tensor:
+        rows, count, _ = patches.shape
+        result = torch.zeros(rows, count, self.geometry.d_model, device=patches.device)
+        leads = None
+        order = torch.arange(rows, device=patches.device)
+        if skip_padding and attended is not None:
+            leads = (attended.cumsum(-1) == 0).sum(-1).clamp(max=count - 1)
+            order = leads.argsort(stable=True)  # rows with as much padding go together
+        for rows_now in torch.split(order, batch_rows(count)) if rows else ():
+            first = 0 if leads is None else int(leads[rows_now].min())
+            now = slice(int(rows_now[0]), int(rows_now[-1]) + 1) if leads is None else rows_now
+            result[now, first:] = self.states(
+                patches[now, first:],
+                None if shown is None else _if_any_false(shown[now, first:]),
+                None if attended is None else _if_any_false(attended[now, first:]),
+                first,
+            ).to(result.dtype)
+        return result
+
+    def decode(self, states: Tensor) -> Tensor:
+        """States through the head, in the head's own precision."""
+        weight = next(self.head.parameters(), states)
+        return cast(Tensor, self.head(states.to(weight.dtype)))
+
+
+BATCH_PATCHES = 1024
+
+
+def batch_rows(patches: int) -> int:
+    """How many series of so many patches go through the encoder at once."""
+    return max(1, BATCH_PATCHES // patches)
+
+
+class Moment(Backbone):
+    """MOMENT with one head.
+
+    Either the verbs `reconstruct`, `embed`, `forecast`, `short_forecast` and `classify`, which take values
+    in their own units with gaps in them; or, for training, `normalise`, `encode` and `decode`.
+    """
+
+    @property
+    def config(self) -> MomentConfig:
+        return self.geometry
+
+    def forward(
+        self, patches: Tensor, shown: Tensor | None = None, attended: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """See `states`."""
+        return self.states(patches, shown, attended, first)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, task: str = "reconstruction", **options: Any) -> Moment:
@@ -533,14 +593,14 @@ class Moment(nn.Module):
         """Write `config.json`, `model.safetensors` and their checksums; the original package reads them."""
         return weights.save(folder, self.config.to_dict(), self.state_dict())
 
-    # ------------------------------------------------------------ the verbs
-
     @torch.no_grad()
     def reconstruct(
         self,
         values: np.ndarray | Tensor,
         observed: np.ndarray | Tensor | None = None,
         hidden: np.ndarray | Tensor | None = None,
+        *,
+        skip_padding: bool = False,
     ) -> Any:
         """What the model thinks each step should be, (B, C, L), in the values' units.
 
@@ -549,22 +609,120 @@ class Moment(nn.Module):
             observed: (B, L) or (B, C, L) bool, False where a value must not be believed.
             hidden: same shapes, True for steps to be reconstructed without being seen. The model reads
                 patches of 8 steps; a patch with one hidden step is hidden as a whole.
+            skip_padding: do not compute leading patches of which nothing was observed (the rest keeps
+                its numbers); they come back as NaN. Half a window of padding then costs half.
 
         Returns:
             Same kind as `values` (numpy or torch, its float type), every step filled in. A series
             with no step that is both observed and not hidden is all NaN.
         """
+        self._need("reconstruction")
         series = Series.of(values, observed, hidden, self.config, self._device)
         x, mean, stdev = normalise(series.values, series.observed & ~series.hidden)
-        states = self.encode(x, _unless_all(series.observed), _if_any(series.hidden | series.absent))
-        return series.give_back(self.head(states.to(x.dtype)).double() * stdev + mean)
+        unseen = _if_any(series.hidden | series.absent)
+        states = self.encode(x, _if_any_false(series.observed), unseen, skip_padding)
+        result = denormalise(self.decode(states), mean, stdev)
+        if skip_padding:
+            cut = (*result.shape[:-1], -1, self.config.patch_len)
+            is_before = series.observed.reshape(cut).any(-1).cumsum(-1) == 0
+            result = result.reshape(cut).masked_fill(is_before.unsqueeze(-1), math.nan).flatten(1)
+        return series.give_back(result)
+
+    @torch.no_grad()
+    def embed(
+        self,
+        values: np.ndarray | Tensor,
+        observed: np.ndarray | Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Any:
+        """One vector (B, D) for the channels together, or with `reduction="none"` all (B, C, P, D).
+
+        The mean is over the patches of which every step was observed; NaN where there is none.
+        """
+        if reduction not in ("mean", "none"):
+            raise InputError(f"reduction is {reduction!r}; embed knows mean and none")
+        series = Series.of(values, observed, None, self.config, self._device)
+        x, _, _ = normalise(series.values, series.observed)
+        seen = _if_any_false(series.observed)
+        states = self.encode(x, seen, None if seen is None else ~seen, skip_padding=reduction == "mean")
+        batch, channels, _ = series.shape
+        states = states.reshape(batch, channels, -1, self.config.d_model)
+        if reduction == "none":
+            return series.in_kind(states)
+        whole = series.observed.reshape(batch, channels, -1, self.config.patch_len).all(-1, keepdim=True)
+        return series.in_kind((states * whole).sum((1, 2)) / whole.sum((1, 2)))
+
+    @torch.no_grad()
+    def forecast(self, values: np.ndarray | Tensor, observed: np.ndarray | Tensor | None = None) -> Any:
+        """The next `config.forecast_horizon` steps, (B, C, H); shorter series are padded on the left."""
+        self._need("forecasting")
+        series = Series.of(values, observed, None, self.config, self._device, steps=self.config.seq_len)
+        x, mean, stdev = normalise(series.values, series.observed)
+        states = self.encode(x, _if_any_false(series.observed))
+        batch, channels, _ = series.shape
+        result = denormalise(self.decode(states), mean, stdev)
+        return series.in_kind(result.reshape(batch, channels, -1))
+
+    @torch.no_grad()
+    def short_forecast(
+        self, values: np.ndarray | Tensor, horizon: int = 1, observed: np.ndarray | Tensor | None = None
+    ) -> Any:
+        """The next few steps, (B, C, horizon), without a forecasting head: mask tokens are put after the end.
+
+        As in the original the series moves to the left to make room, so its oldest patches are not read.
+        """
+        self._need("reconstruction")
+        series = Series.of(values, observed, None, self.config, self._device)
+        room = -(-horizon // self.config.patch_len) * self.config.patch_len
+        if not 0 < room < series.values.shape[1]:
+            raise InputError(
+                f"the horizon is {horizon} steps; with {series.shape[2]} steps of history "
+                f"1 to {series.values.shape[1] - self.config.patch_len} can be forecast"
+            )
+        x, mean, stdev = normalise(series.values, series.observed)
+        is_next = torch.zeros_like(series.observed)
+        is_next[:, -room:] = True
+        states = self.encode(
+            x.roll(-room, -1), _if_any_false(series.observed.roll(-room, -1) | is_next), is_next
+        )
+        result = denormalise(self.decode(states), mean, stdev)[:, -room:][:, :horizon]
+        return series.in_kind(result.reshape(*series.shape[:2], horizon))
+
+    @torch.no_grad()
+    def classify(self, values: np.ndarray | Tensor, observed: np.ndarray | Tensor | None = None) -> Any:
+        """One number a class before the softmax, (B, num_class)."""
+        self._need("classification")
+        series = Series.of(values, observed, None, self.config, self._device)
+        batch, channels, _ = series.shape
+        if self.config.reduction == "concat" and channels != self.config.n_channels:
+            raise InputError(
+                f"values have {channels} channels; this head was made for {self.config.n_channels}"
+            )
+        x, _, _ = normalise(series.values, series.observed)
+        seen = _if_any_false(series.observed)
+        states = self.encode(x, seen, None if seen is None else ~seen)
+        joined = join_channels(
+            states.reshape(batch, channels, -1, self.config.d_model), self.config.reduction
+        )
+        return series.in_kind(self.decode(joined))
+
+    def _need(self, task: str) -> None:
+        if self.config.task != task:
+            raise InputError(f"this model was loaded for {self.config.task}; load it with task={task!r}")
 
     @property
     def _device(self) -> torch.device:
         return self.patch_embedding.mask_embedding.device
 
 
-def _unless_all(mask: Tensor) -> Tensor | None:
+def join_channels(states: Tensor, reduction: str) -> Tensor:
+    """(B, C, P, D) to (B, P, D) by the mean, or to (B, P, D * C) side by side, channels running fastest."""
+    if reduction == "mean":
+        return states.mean(1)
+    return states.permute(0, 2, 3, 1).flatten(2)
+
+
+def _if_any_false(mask: Tensor) -> Tensor | None:
     return None if bool(mask.all()) else mask
 
 
@@ -576,28 +734,33 @@ def normalise(values: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Te
     """Each series minus its mean, over its deviation, both from the `counted` steps alone.
 
     Args:
-        values: (..., L); NaN or infinite steps become 0.
+        values: (..., L), float32, or float64 to keep small movements on a large level; NaN or infinite
+            steps become 0.
         counted: bool, same shape; None counts every finite step.
 
     Returns:
-        float32 steps (..., L), and mean and deviation (..., 1) in double precision, so that a large level
-        with small movements keeps them. Where nothing is counted mean and deviation are NaN, the steps 0.
+        float32 steps (..., L), and mean and deviation (..., 1) in the values' precision. No gradient goes
+        through the two. Where nothing is counted they are NaN, the steps 0.
     """
-    wide = values.double()
-    finite = wide.isfinite()
-    counted = finite if counted is None else finite & counted
-    count = counted.sum(-1, keepdim=True)
-    mean = torch.where(counted, wide, 0).sum(-1, keepdim=True) / count
-    stdev = (torch.where(counted, wide - mean, 0).square().sum(-1, keepdim=True) / count).sqrt() + STDEV_FLOOR
-    x = ((wide - mean) / stdev).float()
+    finite = values.isfinite()
+    # The order of these operations is the original's: at a scale of a million every rounding shows.
+    known = values.detach().masked_fill(~finite if counted is None else ~(finite & counted), math.nan)
+    mean = known.nanmean(-1, keepdim=True)
+    stdev = (known - mean).square().nanmean(-1, keepdim=True).sqrt() + STDEV_FLOOR
+    x = ((values - mean) / stdev).float()
     return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), mean, stdev
+
+
+def denormalise(x: Tensor, mean: Tensor, stdev: Tensor) -> Tensor:
+    """The way back, in the precision of the statistics."""
+    return x.to(stdev.dtype) * stdev + mean
 
 
 @dataclass(frozen=True)
 class Series:
     """A caller's (B, C, L) values as N = B * C rows of whole patches, and the way back."""
 
-    values: Tensor  # (N, L') double
+    values: Tensor  # (N, L') float32, or float64 if they came so
     observed: Tensor  # (N, L') bool, finite and not denied by the caller
     absent: Tensor  # (N, L') bool, NaN or infinite: there is nothing to show
     hidden: Tensor  # (N, L') bool
@@ -612,33 +775,39 @@ class Series:
         hidden: np.ndarray | Tensor | None,
         config: MomentConfig,
         device: torch.device,
+        steps: int | None = None,
     ) -> Series:
-        """Check shapes, fill up to whole patches on the left with steps nobody observed."""
+        """Check shapes, fill up on the left to whole patches, or to `steps`, with steps nobody observed."""
         if values.ndim != 3:
             raise InputError(f"values have shape {tuple(values.shape)}; needed is (batch, channels, steps)")
-        batch, channels, steps = shape = cast(tuple[int, int, int], tuple(values.shape))
-        if not 0 < steps <= config.seq_len:
+        batch, channels, length = shape = cast(tuple[int, int, int], tuple(values.shape))
+        if not 0 < length <= config.seq_len:
             raise InputError(
-                f"the series have {steps} steps; this model reads 1 to {config.seq_len}; cut windows"
+                f"the series have {length} steps; this model reads 1 to {config.seq_len}; cut windows"
             )
-        x = torch.as_tensor(values).to(device, torch.float64)
+        given = torch.as_tensor(values)
+        is_single = given.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        x = given.to(device, torch.float32 if is_single else torch.float64)
         finite = x.isfinite()
         seen = _per_channel(observed, shape, "observed", device, missing=True) & finite
         unseen = _per_channel(hidden, shape, "hidden", device, missing=False)
-        fill = -steps % config.patch_len
+        fill = -length % config.patch_len if steps is None else steps - length
         rows = batch * channels
         return cls(
-            F.pad(x.reshape(rows, steps), (fill, 0)),
-            F.pad(seen.reshape(rows, steps), (fill, 0), value=False),
-            F.pad(~finite.reshape(rows, steps), (fill, 0), value=False),
-            F.pad(unseen.reshape(rows, steps), (fill, 0), value=False),
+            F.pad(x.reshape(rows, length), (fill, 0)),
+            F.pad(seen.reshape(rows, length), (fill, 0), value=False),
+            F.pad(~finite.reshape(rows, length), (fill, 0), value=False),
+            F.pad(unseen.reshape(rows, length), (fill, 0), value=False),
             shape,
             values,
         )
 
     def give_back(self, result: Tensor) -> Any:
         """(N, L') to (B, C, L) in the caller's kind, float type and place."""
-        result = result[:, result.shape[1] - self.shape[2] :].reshape(self.shape)
+        return self.in_kind(result[:, result.shape[1] - self.shape[2] :].reshape(self.shape))
+
+    def in_kind(self, result: Tensor) -> Any:
+        """numpy for numpy, torch for torch, with the values' float type and place."""
         if isinstance(self.like, Tensor):
             kind = self.like.dtype if self.like.is_floating_point() else torch.float32
             return result.to(self.like.device, kind)
@@ -696,7 +865,8 @@ def load_moment(
         raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     folder = weights.find(folder_or_id)
     config = replace(MomentConfig.from_dict(weights.read_config(folder)), task=task, **task_options)
-    model = _empty_moment(config)
+    with without_memory():
+        model = Moment(config)
     fill_from(model, weights.read_tensors(folder), folder)
     return model.eval()
 
@@ -704,16 +874,18 @@ def load_moment(
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
-def _empty_moment(config: MomentConfig) -> Moment:
-    """A model without memory for what the file will bring."""
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Models made inside have no memory and no start values, only shapes; `fill_from` brings them."""
     with torch.device("meta"):
-        model = Moment(config)
-    model.patch_embedding.position_embedding.pe = sinusoids(MAX_PATCHES, config.d_model).unsqueeze(0)
-    return model
+        yield
 
 
-def fill_from(model: Moment, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Put a checkpoint's tensors in their places; a head of another task starts fresh."""
+def fill_from(model: Backbone, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Put a checkpoint's tensors in the places of a model made `without_memory`.
+
+    A head for another task than the file's starts fresh.
+    """
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     body = {name: t for name, t in tensors.items() if not name.startswith("head.")}
     head = {name: t for name, t in tensors.items() if name.startswith("head.")}
@@ -727,9 +899,14 @@ def fill_from(model: Moment, tensors: dict[str, Tensor], folder: Path) -> None:
         )
     loaded = {name: t.float() for name, t in {**body, **(head if is_same_head else {})}.items()}
     model.load_state_dict(loaded, strict=False, assign=True)
+    model.patch_embedding.position_embedding.pe = sinusoids(MAX_PATCHES, model.geometry.d_model).unsqueeze(0)
     model.encoder.embed_tokens.weight.requires_grad_(False)
+    if not is_same_head and model.geometry.task == "reconstruction":
+        raise WeightsError(
+            f"{folder / weights.FILE_NAME} has no head for reconstruction; load it for its own task"
+        )
     if not is_same_head:
-        model.head = build_head(model.config)
+        model.head = build_head(model.geometry)
 
 
 def _problems(found: dict[str, Tensor], needed: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:

@@ -13,39 +13,226 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
+import socket
 import struct
+import threading
+import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
 
-from foreshock.errors import WeightsError
+from foreshock.errors import OutputError, WeightsError
 
 FILE_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 SUMS_NAME = "SHA256SUMS"
 EMBEDDED = ("nano",)  # names of the checkpoints that ship in the package
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHUNK_BYTES = 1 << 22
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def find(folder_or_id: str | Path) -> Path:
-    """The folder of a checkpoint."""
+def find(
+    folder_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        folder_or_id: an embedded name (`nano`), a folder, or a hub name such as `AutonLab/MOMENT-1-small`.
+            A hub name is looked for in the local hub cache, then downloaded.
+        revision: of a hub name; its main branch when left out.
+        cache_dir: the hub cache; where Hugging Face's own settings say when left out.
+        offline: never download, as with `HF_HUB_OFFLINE=1`.
+
+    Raises:
+        WeightsError: not there, and why it was not fetched. Said at once, without retries.
+    """
     name = str(folder_or_id)
     if name in EMBEDDED:
         return _complete(Path(__file__).parent / name)
-    return _complete(Path(folder_or_id))
+    if Path(folder_or_id).is_dir():
+        return _complete(Path(folder_or_id))
+    if Path(folder_or_id).exists():
+        raise WeightsError(f"{name} is a file; needed is a folder with {CONFIG_NAME} and {FILE_NAME}")
+    if isinstance(folder_or_id, Path) or not _HUB_NAME.fullmatch(name):
+        raise WeightsError(
+            f"there is no checkpoint {name!r}; give a folder with {CONFIG_NAME} and {FILE_NAME}, "
+            f"{' or '.join(EMBEDDED)}, or a hub name such as AutonLab/MOMENT-1-small"
+        )
+    cached = _cached(name, revision, cache_dir)
+    return cached or _download(name, revision, cache_dir, offline)
 
 
 def _complete(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise WeightsError(f"{folder} is not a folder with {CONFIG_NAME} and {FILE_NAME}")
     for name in (CONFIG_NAME, FILE_NAME):
         if not (folder / name).is_file():
-            raise WeightsError(f"{folder} has no {name}; a checkpoint is {CONFIG_NAME} and {FILE_NAME}")
+            pickled = " (a .bin file is a pickle and is never read)" if any(folder.glob("*.bin")) else ""
+            raise WeightsError(
+                f"{folder} has no {name}{pickled}; a checkpoint is {CONFIG_NAME} and {FILE_NAME}"
+            )
     return folder
+
+
+def hub_cache(cache_dir: str | Path | None = None) -> Path:
+    """The folder in which Hugging Face's tools keep what they downloaded."""
+    if cache_dir:
+        return Path(cache_dir)
+    if set_cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(set_cache)
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _cached(name: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
+    repository = hub_cache(cache_dir) / f"models--{name.replace('/', '--')}"
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision or ""
+    snapshot = repository / "snapshots" / commit
+    has_both = commit and all((snapshot / n).is_file() for n in (CONFIG_NAME, FILE_NAME))
+    return snapshot if has_both else None
+
+
+def is_offline() -> bool:
+    """Whether the surroundings forbid downloads."""
+    return any(
+        os.environ.get(v, "").lower() in ("1", "true", "yes", "on")
+        for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "FORESHOCK_OFFLINE")
+    )
+
+
+def _download(name: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Path:
+    otherwise = f"put {CONFIG_NAME} and {FILE_NAME} into a folder and give its path, or use nano"
+    if offline or is_offline():
+        raise WeightsError(f"{name} is not in {hub_cache(cache_dir)} and downloads are off; {otherwise}")
+    try:
+        import huggingface_hub as hub
+    except ImportError as error:
+        raise WeightsError(
+            f"{name} is not in {hub_cache(cache_dir)}, and without huggingface-hub it can't be downloaded; "
+            f"pip install 'foreshock[hub]', or {otherwise}"
+        ) from error
+    if not _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+        raise WeightsError(
+            f"{name} is not in {hub_cache(cache_dir)} and the hub can't be reached; {otherwise}"
+        )
+    try:
+        paths = [
+            hub.hf_hub_download(name, n, revision=revision, cache_dir=cache_dir, etag_timeout=5)
+            for n in (CONFIG_NAME, FILE_NAME)
+        ]
+    except Exception as error:  # the hub's own tree of errors changes between its versions
+        raise WeightsError(f"{name} could not be downloaded ({error}); {otherwise}") from error
+    return Path(paths[-1]).parent
+
+
+def _answers(endpoint: str, timeout_s: float = 2.0) -> bool:
+    """Whether somebody listens there: the client itself would try for half a minute."""
+    proxy = urllib.request.getproxies().get("https") or urllib.request.getproxies().get("all")
+    address = urlsplit(proxy or endpoint)
+    if not address.hostname:
+        return True  # not ours to judge; let the client say
+    result: list[bool] = []
+
+    def knock() -> None:
+        try:
+            port = address.port or (80 if address.scheme == "http" else 443)
+            with socket.create_connection((address.hostname, port), timeout_s):
+                result.append(True)
+        except OSError:
+            result.append(False)
+
+    # In a thread, because looking up the name has no timeout of its own.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return bool(result) and result[0]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint that can be loaded without a network."""
+
+    name: str
+    folder: Path
+    size_bytes: int
+    has_digest: bool  # a SHA256SUMS lies beside it
+
+
+def installed(cache_dir: str | Path | None = None) -> tuple[Checkpoint, ...]:
+    """The embedded checkpoints, then those of the local hub cache that are MOMENTs."""
+    found = []
+    for name in EMBEDDED:
+        folder = Path(__file__).parent / name
+        if (folder / FILE_NAME).is_file():
+            found.append(_describe(name, folder))
+    for repository in sorted(hub_cache(cache_dir).glob("models--*")):
+        name = repository.name.removeprefix("models--").replace("--", "/")
+        snapshot = _cached(name, None, cache_dir)
+        if snapshot and str(read_config(snapshot).get("model_name", "")).upper() == "MOMENT":
+            found.append(_describe(name, snapshot))
+    return tuple(found)
+
+
+def _describe(name: str, folder: Path) -> Checkpoint:
+    path = folder / FILE_NAME
+    return Checkpoint(name, folder, path.stat().st_size, known_digest(path) is not None)
+
+
+def pull(name: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """Download a hub checkpoint if it is not here yet, check that it is whole, and tell its folder."""
+    folder = find(name, revision=revision, cache_dir=cache_dir)
+    verify(folder)
+    return folder
+
+
+def verify(folder_or_id: str | Path) -> str:
+    """The SHA-256 of a checkpoint's tensors, after a look at every byte.
+
+    Raises:
+        WeightsError: cut short, damaged, or other than `SHA256SUMS` says.
+    """
+    folder = find(folder_or_id, offline=True)
+    read_config(folder)
+    path = folder / FILE_NAME
+    with path.open("rb") as file:
+        _read_index(file, path, hashlib.sha256())
+    found, expected = sha256(path), known_digest(path)
+    if expected and found != expected:
+        raise _damaged(path, found, expected)
+    return found
+
+
+def export(folder_or_id: str | Path, destination: str | Path, *, force: bool = False) -> Path:
+    """Copy a checkpoint with its checksums, to carry it where there is no network.
+
+    Raises:
+        OutputError: something is there already and `force` was not given.
+    """
+    folder, destination = find(folder_or_id), Path(destination)
+    digest = verify(folder)
+    if destination.exists() and not force and any(destination.iterdir() if destination.is_dir() else [1]):
+        raise OutputError(f"{destination} exists and is not an empty folder; choose another or give --force")
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        for name in (FILE_NAME, CONFIG_NAME):
+            partial = destination / (name + ".part")
+            shutil.copyfile(folder / name, partial)
+            os.replace(partial, destination / name)
+        _replace_text(destination / SUMS_NAME, f"{digest}  {FILE_NAME}\n")
+    except OSError as error:
+        raise OutputError(f"{destination} can't be written: {error}") from error
+    return destination
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -66,10 +253,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     expected = known_digest(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        index, start = _read_index(file, path, digest)
+        index = _read_index(file, path, digest)
         tensors = {}
         for name, dtype, shape, begin, end in index:
-            file.seek(start + begin)
             buffer = torch.empty(end - begin, dtype=torch.uint8)
             view = memoryview(buffer.numpy())  # type: ignore[arg-type]
             if file.readinto(view) != end - begin:
@@ -78,6 +264,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors[name] = buffer.view(dtype).reshape(shape)
     if expected and digest.hexdigest() != expected:
         raise _damaged(path, digest.hexdigest(), expected)
+    if not expected:
+        for name, tensor in tensors.items():
+            if not bool(tensor.sum(dtype=torch.float64).isfinite()):
+                raise WeightsError(f"{path} has numbers that are not finite in {name}; get it again")
     return tensors
 
 
@@ -101,8 +291,8 @@ def known_digest(path: Path) -> str | None:
 
 def _read_index(
     file: io.BufferedReader, path: Path, digest: Any
-) -> tuple[list[tuple[str, torch.dtype, tuple[int, ...], int, int]], int]:
-    """Name, type, shape and byte range of each tensor, in the file's order, and where the bytes start."""
+) -> list[tuple[str, torch.dtype, tuple[int, ...], int, int]]:
+    """Name, type, shape and byte range of each tensor, in the file's order; then the bytes follow at once."""
     size = path.stat().st_size
     head = file.read(8)
     length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
@@ -133,7 +323,7 @@ def _read_index(
             f"{path} has {size - 8 - length} bytes of tensors, its header tells of {position}; "
             "copy or download it again"
         )
-    return index, 8 + length
+    return index
 
 
 def save(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
@@ -141,7 +331,10 @@ def save(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written: {error}") from error
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     partial = folder / (FILE_NAME + ".part")
     save_file(plain, partial, metadata={"format": "pt"})

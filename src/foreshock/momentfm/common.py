@@ -1,0 +1,5 @@
+"""The original's `momentfm.common`."""
+
+from foreshock.models.momentfm import TASKS
+
+__all__ = ["TASKS"]
