@@ -78,7 +78,7 @@ MISTAKES = [
         "shop.yaml:7: window.stride is 512; it can't be longer than window.length (256)",
     ),
     ("window:\n  stride: fast\n", 'shop.yaml:2: window.stride is "fast"; it must be a whole number'),
-    ("window:\n  stride: 0\n", "shop.yaml:2: window.stride is 0; it must be 1 or more"),
+    ("window:\n  stride: 0\n", "shop.yaml:2: window.stride is 0; it must be 8 or more"),
     (
         "window:\n stride: 1\n stride: 2\n",
         "shop.yaml:3: window.stride stands in line 2 already; keep one of them.",

@@ -48,7 +48,7 @@ class WindowOptions:
     """How much of the past the model looks at, and how often."""
 
     length: Annotated[int, Field(ge=16, le=512)] = 256  # rows a window; MOMENT reads at most 512
-    stride: Count = 64  # rows between two windows, at most the length
+    stride: Annotated[int, Field(ge=8)] = 32  # rows judged at once, each by the window that ends with them
 
 
 @checked(frozen=True)
@@ -290,6 +290,11 @@ def _together(settings: Settings) -> Iterator[tuple[str, str]]:
 
     if settings.window.stride > settings.window.length:
         yield "window.stride", f"it can't be longer than window.length ({settings.window.length})"
+    if settings.window.stride == settings.window.length:
+        yield "window.stride", "it must be shorter than window.length, so that something lies before it"
+    for key, rows in (("window.length", settings.window.length), ("window.stride", settings.window.stride)):
+        if rows % 8:
+            yield key, "it must be a multiple of 8, the rows that the model reads as one patch"
     try:
         Budget.parse(settings.memory.budget)
     except ConfigError:
@@ -371,7 +376,7 @@ def _refuse_tricks(text: str, name: str) -> None:
     """Settings need neither repeated values nor depth; both are ways to exhaust a reader."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
             raise ConfigError(f"{name}:{line}: `*{event.anchor}` repeats another value; write it out.")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -11,7 +11,7 @@ import typer
 from foreshock.cli import options
 from foreshock.cli.console import Console, Stopwatch
 from foreshock.cli.output import check_output, replacing
-from foreshock.cli.score import calibrator_of, detector_of, read_whole, running
+from foreshock.cli.score import calibrator_of, detector_of, fixed_threshold, read_whole, running
 
 if TYPE_CHECKING:
     from foreshock.calibrate import CausalThreshold, Threshold
@@ -61,7 +61,7 @@ def detect(
         with run.phase("read"):
             frame, repairs = read_whole(input, settings, console)
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
-            scores = detector_of(settings, run).score(frame.without_labels())
+            scores = detector_of(resolved, run, console).score(frame.without_labels())
         with run.phase("decide"):
             threshold, level = thresholds(scores, settings)
             events = decide(scores, threshold, settings.rules)
@@ -100,17 +100,10 @@ def detect(
 
 def thresholds(scores: Scores, settings: Settings) -> tuple[Threshold | CausalThreshold, Threshold | None]:
     """The threshold of each row, and the last one learned, for words about the promise."""
-    from foreshock.calibrate import calibrate
-
     if settings.detector.causal:
         causal = calibrator_of(settings, scores.step_s).push(scores.system)
         return causal, causal.last
-    fixed = calibrate(
-        scores.system,
-        scores.step_s,
-        settings.threshold.false_alarms_per_day,
-        merge_s=settings.rules.merge_s,
-    )
+    fixed = fixed_threshold(scores, settings)
     return fixed, fixed
 
 
@@ -127,8 +120,8 @@ def describe(facts: Mapping[str, Any]) -> str:
     """The incidents in words."""
     incidents = facts["incidents"]
     lines = [
-        f"{facts['input'].rstrip(':')}: {facts['rows']:,} rows, {facts['kpis']} KPIs of {facts['services']} services, "
-        f"{facts['from']} to {facts['to']}",
+        f"{facts['input'].rstrip(':')}: {facts['rows']:,} rows, {facts['kpis']} KPIs "
+        f"of {facts['services']} services, {facts['from']} to {facts['to']}",
         "no incidents" if not incidents else f"{len(incidents)} incident{'s' if len(incidents) > 1 else ''}",
     ]
     for incident in incidents:
@@ -146,6 +139,6 @@ def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
         f"(noticed {incident['detected_time']})"
     ]
     lines.append(f"    {cause['headline']}")
-    for service in cause["services"][:3]:
-        lines.append(f"    {service['name']} ({service['confidence']:.0%}): {service['why']}")
+    for service in cause["services"][: 3 if not cause["is_known"] else 1]:
+        lines.append(f"    {service['name']}, {service['confidence']:.0%}: {service['why']}")
     return lines

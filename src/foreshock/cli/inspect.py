@@ -57,8 +57,8 @@ def describe(input: str, found: Quality, frame: Frame) -> str:
     from foreshock.decide import iso
 
     lines = [
-        f"{input.rstrip(':')}: {found.rows:,} rows, {len(frame.kpis)} KPIs of {len(frame.services)} services, "
-        f"a row each {found.step_s:g} s",
+        f"{input.rstrip(':')}: {found.rows:,} rows, {len(frame.kpis)} KPIs "
+        f"of {len(frame.services)} services, a row each {found.step_s:g} s",
         f"{iso(found.start_ns)} to {iso(found.end_ns)}, {found.missing:.1%} of the values missing",
     ]
     if frame.labels is not None:

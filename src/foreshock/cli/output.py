@@ -68,7 +68,7 @@ class ScoreWriter:
     """Appends scores to a Parquet or CSV file, a piece at a time.
 
     Columns: timestamp (UTC), score, threshold, anomaly, then service:<name>. Empty means not observed,
-    and for a threshold that there is none yet.
+    and for a threshold that there is none yet. `anomaly` is true while an incident is known to run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,14 +78,14 @@ class ScoreWriter:
         self._writer: Any = None
         self.rows = 0
 
-    def append(self, scores: Scores, high: np.ndarray) -> int:
+    def append(self, scores: Scores, high: np.ndarray | float, inside: np.ndarray) -> int:
         """Write these rows; says how many of them are anomalous."""
-        table, anomalous = score_table(scores, high)
+        table = score_table(scores, high, inside)
         if self._writer is None:
             self._writer = self._open(table.schema)
         self._writer.write_table(table)
         self.rows += len(scores)
-        return anomalous
+        return int(inside.sum())
 
     def _open(self, schema: Any) -> Any:
         if self._path.suffix.lower() == ".csv":
@@ -107,23 +107,20 @@ class ScoreWriter:
         self._replacing.__exit__(kind, error, trace)
 
 
-def score_table(scores: Scores, high: np.ndarray) -> tuple[Any, int]:
-    """An Arrow table of scores, and how many rows reach their threshold."""
+def score_table(scores: Scores, high: np.ndarray | float, inside: np.ndarray) -> Any:
+    """An Arrow table of scores."""
     import numpy as np
     import pyarrow as pa
 
     def column(values: np.ndarray) -> pa.Array:
         return pa.array(values, mask=~np.isfinite(values))
 
-    high = np.broadcast_to(np.asarray(high, dtype=np.float64), scores.system.shape)
-    with np.errstate(invalid="ignore"):
-        anomaly = scores.system >= high
     columns = {
         "timestamp": pa.array(scores.time_ns, pa.timestamp("ns", tz="UTC")),
         "score": column(scores.system),
-        "threshold": column(high),
-        "anomaly": pa.array(anomaly),
+        "threshold": column(np.broadcast_to(np.asarray(high, np.float64), scores.system.shape).copy()),
+        "anomaly": pa.array(inside),
     }
     for i, name in enumerate(scores.service_names):
         columns[f"service:{name}"] = column(np.ascontiguousarray(scores.services[:, i]))
-    return pa.table(columns), int(anomaly.sum())
+    return pa.table(columns)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from foreshock.errors import ConfigError, FrameError, OutputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from foreshock.calibrate import CausalCalibrator, Threshold
     from foreshock.config import Resolved, Settings
     from foreshock.frame import Frame
     from foreshock.runlog import RunLog
@@ -61,9 +63,10 @@ def score(
     with running(resolved, "score", input) as run, ScoreWriter(out) as writer:
         anomalous = 0
         with run.phase("score"), console.progress("scoring rows") as advance:
-            for scores, high in scored(input, resolved.settings, run, console):
-                anomalous += writer.append(scores, high)
-                advance(len(scores))
+            for piece in scored(input, resolved, run, console):
+                anomalous += writer.append(piece.scores, piece.high, piece.inside)
+                advance(len(piece.scores))
+        scores = piece.scores
         facts = {
             "out": str(out),
             "rows": writer.rows,
@@ -81,37 +84,48 @@ def score(
     )
 
 
-def scored(input: str, settings: Settings, run: Run, console: Console) -> Iterator[tuple[Scores, np.ndarray]]:
-    """Scores and their thresholds, piece by piece; looking both ways takes the whole table at once."""
-    from foreshock.calibrate import calibrate
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Some rows, judged."""
 
+    scores: Scores
+    high: np.ndarray | float  # (T,) or one for all
+    inside: np.ndarray  # (T,) bool: an incident was known to run at this row
+
+
+def scored(input: str, resolved: Resolved, run: Run, console: Console) -> Iterator[Scored]:
+    """Judge a table piece by piece; looking both ways takes the whole table at once."""
+    from foreshock.decide import Decider
+
+    settings = resolved.settings
     if settings.detector.causal:
-        yield from _streamed(input, settings, run, console)
+        yield from _streamed(input, resolved, run, console)
         return
-    frame = read_whole(input, settings, console)[0]
-    scores = detector_of(settings, run).score(frame)
-    threshold = calibrate(
-        scores.system,
-        scores.step_s,
-        settings.threshold.false_alarms_per_day,
-        merge_s=settings.rules.merge_s,
-    )
-    yield scores, threshold.high  # type: ignore[misc]
+    frame = read_whole(input, settings, console)[0].without_labels()
+    scores = detector_of(resolved, run, console).score(frame)
+    threshold = fixed_threshold(scores, settings)
+    decider = Decider(scores.step_s, settings.rules)
+    decider.push(scores, threshold)
+    yield Scored(scores, threshold.high, decider.inside)
 
 
-def _streamed(
-    input: str, settings: Settings, run: Run, console: Console
-) -> Iterator[tuple[Scores, np.ndarray]]:
+def _streamed(input: str, resolved: Resolved, run: Run, console: Console) -> Iterator[Scored]:
     from foreshock import sources
+    from foreshock.decide import Decider
 
-    stream = calibrator = None
+    settings = resolved.settings
+    detector = stream = None
     pieces = sources.frames(input, rows=settings.memory.rows, **read_options(settings))
     for piece in _in_order(pieces, settings, console):
-        if stream is None or calibrator is None:
-            stream = detector_of(settings, run).stream()
+        if stream is None:
+            detector = detector_of(resolved, run, console)
+            stream = detector.stream()
             calibrator = calibrator_of(settings, piece.step_s)
+            decider = Decider(piece.step_s, settings.rules)
         scores = stream.push(piece)
-        yield scores, calibrator.push(scores.system).high
+        threshold = calibrator.push(scores.system)
+        decider.push(scores, threshold)
+        yield Scored(scores, threshold.high, decider.inside)
 
 
 def _in_order(pieces: Iterator[Frame], settings: Settings, console: Console) -> Iterator[Frame]:
@@ -178,24 +192,68 @@ def read_whole(input: str, settings: Settings, console: Console) -> tuple[Frame,
     return frame.require_clock(), done
 
 
-def detector_of(settings: Settings, run: Run) -> Any:
-    """The detector that the settings ask for, noted in the run."""
+def detector_of(resolved: Resolved, run: Run, console: Console) -> Any:
+    """The detector that the settings ask for, noted in the run.
+
+    A setting by default or preset that a detector doesn't have is left out; one that somebody wrote
+    down is refused, except that looking both ways is only noted where a detector can't.
+    """
     from foreshock.models import load_detector
 
-    detector = load_detector(settings.detector.name)
+    settings = resolved.settings
+    given: dict[str, tuple[str, Any]] = {
+        "model": ("detector.model", settings.detector.model),
+        "precision": ("detector.precision", settings.detector.precision),
+        "causal": ("detector.causal", settings.detector.causal),
+        "length": ("window.length", settings.window.length),
+        "block": ("window.stride", settings.window.stride),
+        "seed": ("run.seed", settings.run.seed),
+    }
+    while True:
+        try:
+            detector = load_detector(settings.detector.name, **{name: v for name, (_, v) in given.items()})
+            break
+        except ConfigError as error:
+            missing = re.search(r"has no option '(\w+)'", str(error))
+            if missing is None or missing[1] not in given:
+                raise
+            key, _ = given.pop(missing[1])
+            origin = resolved.origins.get(key, "default")
+            if key == "detector.causal" and not settings.detector.causal:
+                console.note(f"{settings.detector.name} reads the past only, also with --offline")
+            elif origin != "default" and not origin.startswith("preset"):
+                raise ConfigError(f"{origin}: {key} means nothing to {settings.detector.name}.") from None
     run.model(detector)
     return detector
 
 
-def calibrator_of(settings: Settings, step_s: float) -> Any:
+def calibrator_of(settings: Settings, step_s: float) -> CausalCalibrator:
     """A threshold that learns from the past while scores come."""
     from foreshock.calibrate import CausalCalibrator
 
-    t = settings.threshold
+    rules = settings.rules
     return CausalCalibrator(
-        step_s, t.false_alarms_per_day, t.warmup_rows, t.refresh_rows, t.memory_rows, t.relearn_rows,
-        settings.rules.merge_s,
-    )  # fmt: skip
+        step_s,
+        **asdict(settings.threshold),
+        merge_s=rules.merge_s,
+        confirm_s=rules.confirm_s,
+        confirm_share=rules.confirm_share,
+    )
+
+
+def fixed_threshold(scores: Scores, settings: Settings) -> Threshold:
+    """One threshold for a recording that lies in the past."""
+    from foreshock.calibrate import calibrate
+
+    rules = settings.rules
+    return calibrate(
+        scores.system,
+        scores.step_s,
+        settings.threshold.false_alarms_per_day,
+        merge_s=rules.merge_s,
+        confirm_s=rules.confirm_s,
+        confirm_share=rules.confirm_share,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import typer
 
 from foreshock.cli import options
 from foreshock.cli.console import Console, table
-from foreshock.errors import OutputError, WeightsError
 
 app = typer.Typer(help="Checkpoints: list, verify, pull, export, path.", no_args_is_help=True)
 
@@ -18,19 +17,23 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="nano, a folder, or a 
 
 @app.command("list")
 def list_(json: options.Json = False) -> None:
-    """The checkpoints that load by name, and whether they are here."""
+    """The checkpoints that are here: in the package and in the hub's cache."""
     from foreshock.models import weights
 
-    rows = [_look(name, weights) for name in (*weights.EMBEDDED, *weights.HUB_NAMES)]
-    head = ("name", "here", "parameters", "folder")
-    text = table(
-        [
-            (r["name"], "yes" if r["here"] else "no", _count(r["parameters"]), r["folder"] or "-")
-            for r in rows
-        ],
-        head,
-    )
-    Console(json).result(rows, text)
+    facts: list[dict[str, Any]] = [
+        {
+            "name": one.name,
+            "folder": str(one.folder),
+            "bytes": one.size_bytes,
+            "parameters": parameters(one.folder / weights.FILE_NAME),
+            "has_sha256": one.has_digest,
+        }
+        for one in weights.installed()
+    ]
+    rows = [
+        (f["name"], _count(f["parameters"]), "yes" if f["has_sha256"] else "no", f["folder"]) for f in facts
+    ]
+    Console(json).result(facts, table(rows, ("name", "parameters", "sums", "folder")))
 
 
 @app.command()
@@ -41,13 +44,11 @@ def verify(
     """Check a checkpoint against its SHA-256 sums; exit code 2 when it is damaged."""
     from foreshock.models import weights
 
+    digest = weights.verify(name)
     folder = weights.find(name)
-    weights.read_config(folder)
-    weights.read_tensors(folder)  # refuses what is cut short or changed
-    path = folder / weights.FILE_NAME
-    known, digest = weights.known_digest(path), weights.sha256(path)
-    facts = {"name": name, "folder": str(folder), "sha256": digest, "compared": known is not None}
-    against = "as in SHA256SUMS" if known else "whole, but no SHA256SUMS lies beside it to compare with"
+    is_compared = weights.known_digest(folder / weights.FILE_NAME) is not None
+    facts = {"name": name, "folder": str(folder), "sha256": digest, "compared": is_compared}
+    against = "as in SHA256SUMS" if is_compared else "whole, but no SHA256SUMS lies beside it to compare with"
     Console(json).result(facts, f"{name}: {against} ({digest[:16]}…)")
 
 
@@ -70,24 +71,10 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Copy a checkpoint into a folder, in the format that the original package reads."""
-    import shutil
-
     from foreshock.models import weights
 
-    folder = weights.find(name)
-    files = [folder / weights.CONFIG_NAME, folder / weights.FILE_NAME]
-    files += [f for f in (folder / weights.SUMS_NAME, folder / "MODEL_CARD.md") if f.is_file()]
-    taken = [to / file.name for file in files if (to / file.name).exists()]
-    if taken and not force:
-        raise OutputError(f"{taken[0]} exists; overwrite it with --force or choose another folder.")
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            shutil.copyfile(file, to / file.name)
-    except OSError as error:
-        raise OutputError(f"{to} can't be written ({error.strerror}); choose another folder.") from error
-    names = [file.name for file in files]
-    Console(json).result({"name": name, "folder": str(to), "files": names}, f"{to}: {', '.join(names)}")
+    folder = weights.export(name, to, force=force)
+    Console(json).result({"name": name, "folder": str(folder)}, str(folder))
 
 
 @app.command("path")
@@ -96,15 +83,6 @@ def path_(name: Name = "nano") -> None:
     from foreshock.models import weights
 
     Console().result(None, str(weights.find(name)))
-
-
-def _look(name: str, weights: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": name, "here": False, "folder": None, "parameters": None}
-    try:
-        folder = weights.find(name)
-    except WeightsError:
-        return facts
-    return facts | {"here": True, "folder": str(folder), "parameters": parameters(folder / weights.FILE_NAME)}
 
 
 def parameters(file: Path) -> int | None:

@@ -1,0 +1,446 @@
+"""The command line: answers, exit codes, one-line errors, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from foreshock import __version__
+from foreshock.cli import run
+from foreshock.cli.console import table
+
+QUICK = ("--detector", "past_median")  # no weights, starts at once
+START = pd.Timestamp("2026-03-02T08:00:00Z")
+
+
+@pytest.fixture
+def ask(capsys):
+    """ask(*words) -> (exit code, stdout, stderr)."""
+
+    def call(*words):
+        code = run([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A small CSV: 3 services, 400 rows, and a jump of one KPI."""
+    rng = np.random.default_rng(3)
+    columns = {f"s{i}__{kpi}": rng.gamma(9, 1, 400) for i in range(3) for kpi in ("cpu_pct", "latency_ms")}
+    columns["s1__cpu_pct"][300:330] += 200
+    frame = pd.DataFrame({"timestamp": START + pd.to_timedelta(np.arange(400), "min"), **columns})
+    path = tmp_path / "shop.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ start-up
+
+
+def seconds_of(*words: str) -> float:
+    """Processor time of a start, the best of several.
+
+    Starting is one thread that never waits, so on an idle machine this is what the clock shows; beside
+    other work the clock would show theirs.
+    """
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    return min(times)
+
+
+def test_help_is_instant():
+    """--help in under 0.3 s, interpreter included."""
+    assert seconds_of("-m", "foreshock", "--help") < 0.3
+
+
+def test_import_is_instant():
+    """`import foreshock` in under 0.2 s, interpreter included."""
+    assert seconds_of("-c", "import foreshock") < 0.2
+
+
+def test_version_and_help(ask):
+    """Both answer on stdout; without a command help comes with exit code 2."""
+    assert ask("--version")[:2] == (0, f"foreshock {__version__}\n")
+    code, out, _ = ask("--help")
+    assert code == 0
+    for command in (
+        "score",
+        "detect",
+        "inspect",
+        "weights",
+        "doctor",
+        "config",
+        "runs",
+        "simulate",
+        "pretrain",
+    ):
+        assert f"\n  {command} " in out
+    assert ask()[0] == 2
+
+
+# --------------------------------------------------------------------------------------------------- score
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_score_writes_its_columns(ask, shop, tmp_path, ending):
+    """timestamp, score, threshold, anomaly, then service:<name>; the jump is anomalous."""
+    out = tmp_path / f"scores.{ending}"
+    code, text, _ = ask("score", shop, "--out", out, *QUICK)
+    assert code == 0
+    assert "400 rows" in text
+    table = pd.read_parquet(out) if ending == "parquet" else pd.read_csv(out)
+    assert list(table) == [
+        "timestamp", "score", "threshold", "anomaly", "service:s0", "service:s1", "service:s2",
+    ]  # fmt: skip
+    assert len(table) == 400
+    assert pd.to_datetime(table["timestamp"], utc=True).iloc[0] == START
+    assert table["anomaly"].dtype == bool
+    assert table["anomaly"][300:320].any()
+    assert (table["score"] >= table["threshold"])[table["anomaly"]].mean() > 0.5
+    assert table["service:s1"][302] > table["service:s0"][302]
+
+
+def test_pieces_give_what_the_whole_gives(ask, shop, tmp_path, monkeypatch):
+    """Scores and thresholds do not depend on how many rows are read at once."""
+    ask("score", shop, "--out", tmp_path / "whole.parquet", *QUICK)
+    monkeypatch.setenv("FORESHOCK__MEMORY__ROWS", "37")
+    assert ask("score", shop, "--out", tmp_path / "pieces.parquet", *QUICK)[0] == 0
+    whole, pieces = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "pieces"))
+    pd.testing.assert_frame_equal(whole, pieces)
+
+
+def test_json_is_alone_on_stdout(ask, shop, tmp_path):
+    """--json gives one document; notes and progress go elsewhere."""
+    code, out, _ = ask("score", shop, "--out", tmp_path / "s.parquet", "--json", *QUICK)
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["rows"] == 400
+    assert facts["detector"] == "past_median"
+
+
+def test_score_offline(ask, shop, tmp_path):
+    """--offline has one threshold for the whole recording."""
+    out = tmp_path / "s.parquet"
+    code, _, err = ask("score", shop, "--out", out, "--offline", *QUICK)
+    assert code == 0, err
+    assert pd.read_parquet(out)["threshold"].nunique() == 1
+
+
+def test_nothing_is_overwritten(ask, shop, tmp_path):
+    """An existing file is refused before the work, and replaced only with --force."""
+    out = write(tmp_path / "s.parquet", "mine")
+    code, _, err = ask("score", shop, "--out", out, *QUICK)
+    assert code == 2
+    assert err == f"error: {out} exists; overwrite it with --force or choose another name with --out.\n"
+    assert out.read_text() == "mine"
+    assert ask("score", shop, "--out", out, "--force", *QUICK)[0] == 0
+    assert len(pd.read_parquet(out)) == 400
+
+
+def test_the_input_is_never_the_output(ask, shop):
+    """Not even with --force."""
+    code, _, err = ask("score", shop, "--out", shop, "--force", *QUICK)
+    assert code == 2
+    assert "is the input itself" in err
+    assert len(pd.read_csv(shop)) == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("s.xlsx", "--out needs .parquet or .csv"),
+        ("shop.csv/s.csv", "can't be written"),
+        ("folder.csv", "is a folder"),
+        ("s", "--out needs"),
+    ],
+)
+def test_an_output_that_cannot_be(ask, shop, tmp_path, name, words):
+    """A wrong ending, a place that can't be written, a folder: exit code 2 before the work."""
+    (tmp_path / "folder.csv").mkdir()
+    code, out, err = ask("score", tmp_path / "not-even-there.csv", "--out", tmp_path / name, *QUICK)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_a_failed_run_leaves_no_file(ask, tmp_path):
+    """An error in the middle leaves neither the result nor its beginning."""
+    rows = [f"{1_700_000_000 + 60 * i},1" for i in range(300)]
+    rows[250] = f"{1_700_000_000 + 60 * 250},broken"
+    table = write(tmp_path / "t.csv", "timestamp,a\n" + "\n".join(rows) + "\n")
+    assert ask("score", table, "--out", tmp_path / "s.parquet", *QUICK)[0] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
+
+
+# ----------------------------------------------------------------------------------------------- bad input
+
+STAMPS = [f"2026-03-02T08:{minute:02d}:00Z" for minute in range(60)]
+BAD = {
+    "empty": b"",
+    "header only": b"timestamp,a\n",
+    "text in numbers": b"timestamp,a\n2026-03-02T08:00:00Z,1\n2026-03-02T08:01:00Z,abc\n",
+    "mixed zones": b"timestamp,a\n2026-03-02T08:00:00Z,1\n2026-03-02T08:01:00,2\n",
+    "a NUL byte": b"timestamp,a\n2026-03-02T08:00:00Z,1\n2026-03-02T08:01:00Z,\x002\n",
+    "no timestamp": b"a,b\n1,2\n3,4\n",
+    "only a timestamp": b"timestamp\n2026-03-02T08:00:00Z\n",
+    "bytes": bytes(range(256)) * 4,
+}
+
+
+@pytest.mark.parametrize("command", ["score", "detect", "inspect"])
+@pytest.mark.parametrize("what", BAD)
+def test_bad_tables_are_one_clear_error(ask, tmp_path, what, command):
+    """Exit code 2, one line that names the file, no traceback, no output."""
+    path = write(tmp_path / "bad.csv", BAD[what])
+    more = {"score": ("--out", tmp_path / "s.csv", *QUICK), "detect": QUICK, "inspect": ()}[command]
+    code, out, err = ask(command, path, *more)
+    assert (code, out) == (2, ""), err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "bad.csv" in err
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_parquet_file_cut_short(ask, tmp_path):
+    """Half of a Parquet file is an input error."""
+    whole = tmp_path / "whole.parquet"
+    pd.DataFrame({"timestamp": pd.to_datetime(STAMPS), "a": np.arange(60.0)}).to_parquet(whole)
+    path = write(tmp_path / "cut.parquet", whole.read_bytes()[: whole.stat().st_size // 2])
+    code, _, err = ask("score", path, "--out", tmp_path / "s.csv", *QUICK)
+    assert code == 2
+    assert "cut.parquet" in err
+
+
+def test_missing_file_and_unknown_names(ask, shop, tmp_path):
+    """Files, detectors, presets, configs, commands and flags that are not there: exit code 2."""
+    out = ("--out", tmp_path / "s.csv")
+    for words, expected in [
+        (("score", tmp_path / "none.csv", *out), "none.csv"),
+        (("score", "nowhere:x", *out), "nowhere"),
+        (("score", shop, *out, "--detector", "forshock"), "did you mean 'foreshock'?"),
+        (("score", shop, *out, "--preset", "cpuu"), "did you mean 'cpu'?"),
+        (("score", shop, *out, "--config", tmp_path / "c.yaml"), "c.yaml"),
+        (("score", shop, *out, "--false-alarms", "-1"), "--false-alarms"),
+        (("score", shop, *out, "--where", "a"), "COLUMN=WORD"),
+        (("score", shop, *out, "--outt", "x"), "--outt"),
+        (("scor", shop), "scor"),
+        (("score",), "INPUT"),
+        (("weights", "verify", tmp_path / "none"), "none"),
+        (("runs", "show", "--log", tmp_path), "--log"),
+    ]:
+        code, _, err = ask(*words)
+        assert code == 2, words
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert expected in err
+
+
+def test_a_typing_mistake_in_the_config(ask, shop, tmp_path):
+    """File, line and the nearest name."""
+    config = write(tmp_path / "shop.yaml", "window:\n  strid: 3\n")
+    code, _, err = ask("score", shop, "--out", tmp_path / "s.csv", "--config", config)
+    assert (code, err) == (
+        2,
+        f"error: {config}:2: there is no setting 'window.strid'; did you mean 'window.stride'?\n",
+    )
+
+
+def test_defined_results(ask, tmp_path):
+    """One row, one constant KPI, doubled, unsorted and infinite values: a result, and notes on repairs."""
+    tables = {
+        "one row": "timestamp,a\n2026-03-02T08:00:00Z,1\n",
+        "constant": "timestamp,a\n" + "".join(f"{stamp},5\n" for stamp in STAMPS),
+        "doubled": "timestamp,a\n"
+        + "".join(f"{stamp},{i}\n" for i, stamp in enumerate(STAMPS + STAMPS[-1:])),
+        "unsorted": "timestamp,a\n" + "".join(f"{stamp},1\n" for stamp in reversed(STAMPS)),
+        "infinite": "timestamp,a\n"
+        + "".join(f"{stamp},{'inf' if i == 5 else i}\n" for i, stamp in enumerate(STAMPS)),
+    }
+    for name, text in tables.items():
+        path, out = write(tmp_path / "t.csv", text), tmp_path / "s.parquet"
+        code, _, err = ask("score", path, "--out", out, "--force", *QUICK)
+        assert code == 0, (name, err)
+        scores = pd.read_parquet(out)
+        assert len(scores) == (1 if name == "one row" else 60)
+        assert scores["timestamp"].is_monotonic_increasing
+        assert not scores["anomaly"].any()
+        assert ("repaired: " in err) == (name in ("doubled", "unsorted", "infinite"))
+
+
+def test_unsorted_pieces_are_refused(ask, tmp_path, monkeypatch):
+    """What streaming can't sort is said, with the way out; that way works."""
+    monkeypatch.setenv("FORESHOCK__MEMORY__ROWS", "10")
+    text = "timestamp,a\n" + "".join(f"{stamp},1\n" for stamp in reversed(STAMPS))
+    path = write(tmp_path / "t.csv", text)
+    code, _, err = ask("score", path, "--out", tmp_path / "s.csv", *QUICK)
+    assert code == 2
+    assert "foreshock inspect INPUT --repair OUT" in err
+    assert ask("inspect", path, "--repair", tmp_path / "fixed.csv")[0] == 0
+    assert ask("score", tmp_path / "fixed.csv", "--out", tmp_path / "s.csv", *QUICK)[0] == 0
+
+
+# -------------------------------------------------------------------------------------- detect and inspect
+
+
+def test_detect_names_the_service(ask, shop):
+    """The jump becomes an incident whose first service is the right one."""
+    code, out, err = ask("detect", shop, "--json", *QUICK)
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["rows"] == 400
+    surest = max(facts["incidents"], key=lambda incident: incident["peak_score"])
+    assert surest["cause"]["services"][0]["name"] == "s1"
+    assert "2026-03-02T12:5" in surest["start_time"] or "2026-03-02T13:0" in surest["start_time"]
+    assert 0.9 <= surest["confidence"] <= 1
+    assert facts["threshold"]["false_alarms_per_day"] == 1.0
+
+
+def test_detect_in_words(ask, shop):
+    """People get since when, which service, how sure."""
+    code, out, _ = ask("detect", shop, *QUICK)
+    assert code == 0
+    assert "since 2026-03-02T1" in out
+    assert "s1" in out
+    assert "% sure" in out
+
+
+def test_quiet_data_has_no_incidents(ask, tmp_path):
+    """Exit code 0 and the words for it."""
+    text = "timestamp,a\n" + "".join(f"{stamp},5\n" for stamp in STAMPS)
+    code, out, _ = ask("detect", write(tmp_path / "t.csv", text), *QUICK)
+    assert code == 0
+    assert "no incidents" in out
+
+
+def test_detect_checks_the_report_first(ask, shop, tmp_path):
+    """A report that exists or has a wrong ending is refused before anything is read."""
+    page = write(tmp_path / "r.html", "mine")
+    assert ask("detect", tmp_path / "none.csv", "--report", page)[2].startswith(f"error: {page} exists")
+    assert "needs .html" in ask("detect", shop, "--report", tmp_path / "r.pdf")[2]
+
+
+def test_inspect_tells_and_repairs(ask, tmp_path):
+    """Doubled rows are found; the mended table reads back without them."""
+    text = "timestamp,a,b\n" + "".join(f"{stamp},{i},1\n" for i, stamp in enumerate(STAMPS + STAMPS[-1:]))
+    path, out = write(tmp_path / "t.csv", text), tmp_path / "fixed.parquet"
+    code, told, _ = ask("inspect", path, "--repair", out)
+    assert code == 0
+    assert "written: " in told
+    assert len(pd.read_parquet(out)) == 60
+    facts = json.loads(ask("inspect", path, "--json")[1])
+    assert facts["rows"] == 61
+    assert facts["duplicates"] + facts["conflicts"] == 1
+    assert ask("inspect", path, "--repair", out)[0] == 2
+
+
+# ------------------------------------------------------------------------------------------ runs and config
+
+
+def test_runs_are_kept_when_asked(ask, shop, tmp_path):
+    """--log keeps config, model facts and peaks; list, show and compare read them."""
+    log = tmp_path / "runs"
+    for k in (1, 2):
+        words = ("score", shop, "--out", tmp_path / f"{k}.csv", "--log", log, "--false-alarms", k, *QUICK)
+        assert ask(*words)[0] == 0
+    listed = json.loads(ask("runs", "list", "--log", log, "--json")[1])
+    assert [entry["status"] for entry in listed] == ["done", "done"]
+    shown = json.loads(ask("runs", "show", "latest", "--log", log, "--json")[1])
+    assert {line["kind"] for line in shown["metrics"]} >= {"phase", "score"}
+    a, b = (entry["id"] for entry in listed)
+    different = json.loads(ask("runs", "compare", a, b, "--log", log, "--json")[1])["config"]
+    assert sorted(different["threshold.false_alarms_per_day.value"]) == [1.0, 2.0]
+    for words in (("list",), ("show", a), ("compare", a, b)):
+        assert a in ask("runs", *words, "--log", log)[1]
+
+
+def test_a_failed_run_is_logged(ask, tmp_path):
+    """The log of a run that failed says so."""
+    path = write(tmp_path / "t.csv", "timestamp,a\n")
+    ask("score", path, "--out", tmp_path / "s.csv", "--log", tmp_path / "runs", *QUICK)
+    (entry,) = json.loads(ask("runs", "list", "--log", tmp_path / "runs", "--json")[1])
+    assert entry["status"] == "failed"
+
+
+def test_config_show_tells_origins(ask, monkeypatch):
+    """Each value with the layer it comes from."""
+    monkeypatch.setenv("FORESHOCK__WINDOW__STRIDE", "16")
+    facts = json.loads(ask("config", "show", "--preset", "cpu", "--offline", "--json")[1])
+    assert facts["window.stride"] == {"value": 16, "origin": "environment FORESHOCK__WINDOW__STRIDE"}
+    assert facts["window.length"]["origin"] == "preset cpu"
+    assert facts["detector.causal"] == {"value": False, "origin": "flag --offline"}
+    assert "flag --offline" in ask("config", "show", "--offline")[1]
+    assert "properties" in json.loads(ask("config", "schema")[1])
+
+
+def test_simulate_makes_a_readable_recording(ask, tmp_path):
+    """The files exist, are not overwritten, and can be scored."""
+    assert ask("simulate", "--out", tmp_path, "--rows", 100)[0] == 0
+    assert ask("simulate", "--out", tmp_path, "--rows", 100)[0] == 2
+    assert "100 rows" in ask("inspect", tmp_path / "recording.parquet")[1]
+
+
+# ------------------------------------------------------------------------------------------- how it behaves
+
+
+def test_unexpected_errors_are_ours(ask, shop, monkeypatch):
+    """Exit code 1 and a hint; the traceback only with --debug."""
+
+    def boom(*_, **__):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("foreshock.sources.read", boom)
+    code, _, err = ask("inspect", shop)
+    assert code == 1
+    assert err.startswith("error: ZeroDivisionError: boom (this is our bug")
+    with pytest.raises(ZeroDivisionError):
+        run(["inspect", str(shop)], debug=True)
+
+
+@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt, 130), (MemoryError, 3)])
+def test_interrupt_and_memory(ask, shop, monkeypatch, error, expected):
+    """Ctrl-C is 130, memory that ran out is 3; one line each."""
+
+    def boom(*_, **__):
+        raise error
+
+    monkeypatch.setattr("foreshock.sources.read", boom)
+    code, _, err = ask("inspect", shop)
+    assert code == expected
+    assert err.count("\n") <= 1  # some versions of typer end an interrupt without a word
+
+
+def test_openmp_waits_passively():
+    """Set before torch is loaded, unless the user said otherwise."""
+    code = "import foreshock.cli, os; print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        more = {} if given is None else {"OMP_WAIT_POLICY": given}
+        out = subprocess.run(
+            [sys.executable, "-c", code], env=environment | more, capture_output=True, text=True
+        )
+        assert out.stdout.strip() == expected
+
+
+def test_table_aligns():
+    """Columns as wide as their widest cell, no blanks at the end."""
+    assert table([("a", "bb"), ("ccc", "d")], ("x", "y")) == "x    y\na    bb\nccc  d"
+    assert table([]) == ""
