@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from foreshock.errors import ConfigError
-from foreshock.tails import before_news, empirical_level, fit_tail, lasting, quiet_rows
+from foreshock.tails import before_evidence, empirical_level, fit_tail, lasting, quiet_rows
 
 DAY_S = 86_400.0
 LEAVE = 0.6  # where `low` lies between the usual score (0) and `high` (1)
@@ -99,7 +99,7 @@ def calibrate(
 
     Args:
         scores: (T,) in time order, higher is more anomalous; NaN is left out, and so are the first rows
-            while they all have one value (a detector that knows nothing yet).
+            while they are exactly 0 (a detector that knows no past yet).
         step_s: seconds between two rows.
         merge_s: alarms closer than this count as one; as `decide.Rules.merge_s`.
         confirm_s, confirm_share: as in `decide.Rules`.
@@ -119,7 +119,7 @@ def calibrate(
     """
     _check(step_s, false_alarms_per_day)
     values = np.asarray(scores, dtype=np.float64).ravel()
-    values = np.where(before_news(values, math.nan)[0], math.nan, values)
+    values = values[before_evidence(values) :]
     confirm = confirm_rows(step_s, confirm_s, confirm_share)
     quiet = quiet_rows(values, contamination)
     facts = _Facts(int(np.isfinite(values).sum()), int(quiet.sum()), step_s, false_alarms_per_day, confirm)
@@ -263,8 +263,8 @@ class CausalCalibrator:
 
     step_s: float
     false_alarms_per_day: float = 1.0
-    warmup_rows: int = 60  # finite scores before the first threshold; +inf until then
-    refresh_rows: int = 30  # at most so many rows between two refreshes
+    warmup_rows: int = 60  # scores (not missing, not leading zeros) before the first threshold
+    refresh_rows: int = 30  # scores between two refreshes; fewer at first, more with a long memory
     memory_rows: int = 20_000  # scores remembered
     relearn_rows: int = 120  # rows after which a lasting change is normal
     merge_s: float = MERGE_S
@@ -275,8 +275,7 @@ class CausalCalibrator:
     _finite: int = field(default=0, init=False)
     _due: int = field(default=0, init=False)
     _now: Threshold | None = field(default=None, init=False, repr=False)
-    _first: float = field(default=math.nan, init=False, repr=False)
-    _has_news: bool = field(default=False, init=False, repr=False)
+    _has_evidence: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check(self.step_s, self.false_alarms_per_day)
@@ -290,9 +289,10 @@ class CausalCalibrator:
     def push(self, scores: np.ndarray) -> CausalThreshold:
         """The thresholds of these rows, the next ones after all pushed so far."""
         scores = np.asarray(scores, dtype=np.float64).ravel()
-        if not self._has_news:
-            mute, self._first, self._has_news = before_news(scores, self._first)
-            scores = np.where(mute, math.nan, scores)
+        if not self._has_evidence:
+            mute = before_evidence(scores)
+            self._has_evidence = mute < len(scores)
+            scores = np.where(np.arange(len(scores)) < mute, math.nan, scores)
         levels = np.full((3, len(scores)), math.inf)  # high, at once, low
         scale = np.full(len(scores), math.nan)
         history: list[tuple[int, Threshold]] = []
@@ -328,8 +328,10 @@ class CausalCalibrator:
             with np.errstate(invalid="ignore"):
                 if (recent >= self._now.high).sum() > 0.5 * seen:
                     self._scores = recent
-        # Early rows teach much each, later rows little: wait an eighth of what is known.
-        self._due = self._finite + int(min(self.refresh_rows, max(1, self._finite // 8)))
+        # Early rows teach much each, later ones little: wait an eighth of what is known, up to
+        # `refresh_rows`, and with a long memory a twentieth of it.
+        wait = max(min(self.refresh_rows, self._finite // 8), len(self._scores) // 20, 1)
+        self._due = self._finite + wait
         return calibrate(
             self._scores, self.step_s, self.false_alarms_per_day, merge_s=self.merge_s,
             confirm_s=self.confirm_s, confirm_share=self.confirm_share,

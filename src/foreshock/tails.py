@@ -70,12 +70,13 @@ def quiet_rows(scores: np.ndarray, contamination: float = 0.4) -> np.ndarray:
     limit = incident_limit(values, contamination)
     above = values > limit
     calm = ~(above & (np.convolve(above, np.ones(5), mode="same") > 1.5))
-    raised = float(np.quantile(values[calm], 0.75))
-    capped = np.minimum(values, limit)  # one wild row is no lasting rise
+    usual, raised = np.quantile(values[calm], [0.5, 0.75])
     for length in LASTING_ROWS:
         if len(values) < 4 * max(length, FEWEST_BODY):
             break
-        total = np.concatenate([[0.0], np.cumsum(capped)])
+        # One wild row is no lasting rise, and what is already set aside has had its say.
+        tame = np.where(calm, np.minimum(values, limit), usual)
+        total = np.concatenate([[0.0], np.cumsum(tame)])
         means = (total[length:] - total[:-length]) / length
         loud = means > incident_limit(means, contamination)
         covered = np.convolve(loud, np.ones(length))[: len(values)] > 0.5
@@ -190,15 +191,10 @@ def fit_pareto(excess: np.ndarray) -> tuple[float, float]:
     return shape, float(x.mean() * (1 - shape))  # the scale that keeps the mean excess
 
 
-def before_news(values: np.ndarray, first: float) -> tuple[np.ndarray, float, bool]:
-    """Rows before the score first changes, the first finite score, and whether it changed.
+def before_evidence(scores: np.ndarray) -> int:
+    """How many rows come before the first score that is not exactly 0.
 
-    A detector that knows no past yet gives one value again and again; that is no basis.
+    A detector that has no past to compare with yet finds no evidence; that is no basis for a threshold.
     """
-    finite = np.isfinite(values)
-    if math.isnan(first) and finite.any():
-        first = float(values[finite][0])
-    news = finite & (values != first)
-    if not news.any():
-        return np.ones(len(values), bool), first, False
-    return np.arange(len(values)) < news.argmax(), first, True
+    told = np.isfinite(scores) & (scores != 0)
+    return int(told.argmax()) if told.any() else len(scores)
