@@ -170,3 +170,22 @@ def test_torch_out_of_memory_is_recognised():
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried")
     )
     assert not memory.is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_watching_while_torch_is_loaded():
+    """A watch that looks at a half-imported torch sees no device, and goes on."""
+    import sys
+    from types import ModuleType
+
+    half = ModuleType("torch")
+    whole = sys.modules.get("torch")
+    sys.modules["torch"] = half
+    try:
+        assert memory.cuda_bytes() is None
+        half.cuda = ModuleType("torch.cuda")
+        assert memory.cuda_bytes() is None
+    finally:
+        if whole is None:
+            del sys.modules["torch"]
+        else:
+            sys.modules["torch"] = whole

@@ -67,10 +67,18 @@ def resident_bytes() -> int:
 
 def cuda_bytes() -> int | None:
     """Memory that torch holds on its current CUDA device, None without one (or without torch loaded)."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
-    return int(torch.cuda.memory_reserved())
+    cuda = _cuda()
+    return None if cuda is None else int(cuda.memory_reserved())
+
+
+def _cuda() -> Any:
+    """`torch.cuda` if torch is there, whole, and has a device.
+
+    A thread that watches may look while another is still importing torch.
+    """
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    is_available = getattr(cuda, "is_available", None)
+    return cuda if is_available is not None and is_available() else None
 
 
 def cuda_devices() -> tuple[tuple[str, int, int], ...]:
@@ -83,11 +91,10 @@ def cuda_devices() -> tuple[tuple[str, int, int], ...]:
         rows = [(pynvml.nvmlDeviceGetName(h), pynvml.nvmlDeviceGetMemoryInfo(h)) for h in handles]
         return tuple((str(name), int(info.free), int(info.total)) for name, info in rows)
     except Exception:  # not installed, no driver, no permission: torch may still know
-        torch = sys.modules.get("torch")
-        if torch is None or not torch.cuda.is_available():
+        cuda = _cuda()
+        if cuda is None:
             return ()
-        count = torch.cuda.device_count()
-        return tuple((torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)) for i in range(count))
+        return tuple((cuda.get_device_name(i), *cuda.mem_get_info(i)) for i in range(cuda.device_count()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +263,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on either device."""
     if isinstance(error, MemoryError):
         return True
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+    out_of_memory = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
+    if out_of_memory is not None and isinstance(error, out_of_memory):
         return True
     # torch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)
@@ -341,6 +348,6 @@ def _tell(on_shrink: Callable[[int, str], None] | None, batch: int, reason: str)
 def _release() -> None:
     """Give back what the failed batch left behind."""
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    cuda = _cuda()
+    if cuda is not None:
+        cuda.empty_cache()
