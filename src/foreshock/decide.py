@@ -152,6 +152,8 @@ class Decider:
         self._step_ns = round(step_s * 1e9)
         self._need, window = rules.confirm_rows(step_s)
         self._window_ns = window * self._step_ns
+        # Rows that could confirm an event together can't be two events.
+        self._merge_s = max(rules.merge_s, (window - 2) * step_s)
         self._row = 0
         self._count = 0
         self._event: Event | None = None
@@ -196,7 +198,7 @@ class Decider:
         """Close the event when this row can't belong to it any more."""
         if self._event is None:
             return None
-        limit_s = self.rules.merge_s if self._left else max(self.rules.grace_s, self.rules.merge_s)
+        limit_s = self._merge_s if self._left else max(self.rules.grace_s, self._merge_s)
         if time_ns - self._last[1] - self._step_ns < limit_s * 1e9 + self._step_ns * 1e-6:
             return None
         row, last_ns = self._last
