@@ -23,58 +23,62 @@ CLIP = 8.0  # deviations, as in training
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """N windows of L steps, their last 32 to be told; errors are in deviations of the visible part."""
+    """N windows of L steps, their end to be told; errors are in deviations of the visible part."""
 
     x: np.ndarray  # (N, L) float32, normalised by the visible part
+    hidden: int  # patches at the end
     simple: dict[str, float]  # mean absolute error of each simple forecast
 
     def grade(self, model: Moment) -> dict[str, float]:
         """Mean absolute error of the model and of each simple forecast; `skill` is 1 - model / best."""
         shown = torch.ones(len(self.x), self.x.shape[1] // PATCH, dtype=torch.bool)
-        shown[:, -HIDDEN:] = False
+        shown[:, -self.hidden :] = False
         guesses = []
         with torch.no_grad():
             for start in range(0, len(self.x), 64):
                 part = torch.from_numpy(self.x[start : start + 64])
                 states = model(part.reshape(len(part), -1, PATCH), shown[: len(part)])
                 guesses.append(model.head(states).float().numpy())
-        mae = _error(np.concatenate(guesses)[:, -HIDDEN * PATCH :], self.x)
+        mae = _error(np.concatenate(guesses)[:, -self.hidden * PATCH :], self.x)
         skill = 1 - mae / min(self.simple.values())
         return {"model": round(mae, 4), "skill": round(skill, 4), **self.simple}
 
 
-def exams(corpus: Corpus | None, seed: int, windows: int, steps: int) -> dict[str, Exam]:
-    """The exam on real series (with a corpus) and the one on made-up series."""
+def exams(
+    corpus: Corpus | None, seed: int, windows: int, steps: int, hidden: int = HIDDEN
+) -> dict[str, Exam]:
+    """The exam on real series (with a corpus) and the one on made-up series; `hidden` patches to tell."""
     if windows < 1:
         return {}
     rng = np.random.default_rng([seed, 0xE7A2])
     drawn = {"synthetic": synthetic.draw(rng, windows, steps)}
     if corpus is not None:
         drawn["real"] = corpus.held_back(seed, windows, steps)
-    return {name: exam for name, values in drawn.items() if (exam := _exam(values)) is not None}
+    return {name: exam for name, values in drawn.items() if (exam := _exam(values, hidden)) is not None}
 
 
-def _exam(values: np.ndarray) -> Exam | None:
+def _exam(values: np.ndarray, hidden: int) -> Exam | None:
+    ahead = hidden * PATCH
     values = hold(values)
     values = values[np.isfinite(values).all(1)]
     counted = np.ones(values.shape, bool)
-    counted[:, -HIDDEN * PATCH :] = False
+    counted[:, -ahead:] = False
     x = normalise(torch.from_numpy(values), torch.from_numpy(counted))[0].numpy()
-    past = x[:, : -HIDDEN * PATCH]
+    past = x[:, :-ahead]
     x = np.clip(x[past.std(1) > 0.5], -CLIP, CLIP)  # a flat past has no unit to measure errors in
     if len(x) == 0:
         return None
-    past = x[:, : -HIDDEN * PATCH]
+    past = x[:, :-ahead]
     simple = {
-        "last": np.repeat(past[:, -1:], HIDDEN * PATCH, axis=1),
-        "mean": np.zeros((len(x), HIDDEN * PATCH)),
-        "linear": linear_forecast(past, HIDDEN * PATCH),
+        "last": np.repeat(past[:, -1:], ahead, axis=1),
+        "mean": np.zeros((len(x), ahead)),
+        "linear": linear_forecast(past, ahead),
     }
-    return Exam(x, {name: round(_error(guess, x), 4) for name, guess in simple.items()})
+    return Exam(x, hidden, {name: round(_error(guess, x), 4) for name, guess in simple.items()})
 
 
 def _error(guess: np.ndarray, x: np.ndarray) -> float:
-    return float(np.abs(np.clip(guess, -CLIP, CLIP) - x[:, -HIDDEN * PATCH :]).mean())
+    return float(np.abs(np.clip(guess, -CLIP, CLIP) - x[:, -guess.shape[1] :]).mean())
 
 
 def linear_forecast(past: np.ndarray, ahead: int, order: int = ORDER, ridge: float = 1.0) -> np.ndarray:

@@ -106,14 +106,15 @@ def pretrain(config: PretrainConfig, on_step: OnStep | None = None) -> Path:
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    corpus = _open_corpus(config.corpus)
+    corpus = open_planned(config.corpus)
     run = _Run(config, corpus, out, on_step)
     run.resume()
     run.go()
     return save_checkpoint(run.model, run.average, out / "checkpoint")
 
 
-def _open_corpus(plan: CorpusPlan) -> Corpus | None:
+def open_planned(plan: CorpusPlan) -> Corpus | None:
+    """The corpus of a config, checked against the held-out fingerprints; None without sources."""
     if not plan.sources:
         return None
     deny = read_deny(Path(plan.deny) if plan.deny else Path(__file__).parent / "held_out.npy")
