@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshock import calibrate, config, sources
-from foreshock.config import Settings, json_schema, load_preset, parse_yaml, resolve
+from foreshock.config import Settings, json_schema, load_preset, resolve
+from foreshock.config.document import parse, read_options
 from foreshock.errors import ConfigError
 
 
@@ -135,7 +136,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_deep_nesting_is_refused():
     """A file made to exhaust the reader is an error like another."""
     with pytest.raises(ConfigError):
-        parse_yaml("a: " + "[" * 5000, "deep.yaml")
+        parse("a: " + "[" * 5000, "deep.yaml")
 
 
 @settings(max_examples=80, deadline=None)
@@ -143,7 +144,7 @@ def test_deep_nesting_is_refused():
 def test_any_text_is_read_or_refused(text):
     """No text makes anything else than settings or a ConfigError."""
     with contextlib.suppress(ConfigError):
-        parse_yaml(text, "any.yaml")
+        parse(text, "any.yaml")
 
 
 def test_empty_files_and_sections_say_nothing(shop):
@@ -171,3 +172,46 @@ def test_thresholds_agree_with_their_function():
     assert ours.items() <= theirs.items()
     read = inspect.signature(sources.read).parameters
     assert {f.name for f in dataclasses.fields(config.InputOptions)} - {"repair"} <= set(read)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    path: str
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    steps: int = 10
+    inner: Inner = Inner("a")
+    many: tuple[Inner, ...] = ()
+
+
+def test_options_from_a_file(tmp_path):
+    """Any options dataclass reads from a file, nested ones and lists of them too."""
+    path = tmp_path / "o.yaml"
+    path.write_text("steps: 3\ninner: {path: b}\nmany:\n  - path: c\n    weight: 2\n  - {path: d}\n")
+    assert read_options(path, Outer) == Outer(3, Inner("b"), (Inner("c", 2.0), Inner("d")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("xyz: 3\n", ":1: there is no setting 'xyz'; there are steps, inner, many"),
+        ("step: 3\n", ":1: there is no setting 'step'; did you mean 'steps'?"),
+        (
+            "many:\n  - path: c\n    wait: 2\n",
+            ":3: there is no setting 'many.0.wait'; did you mean 'weight'?",
+        ),
+        ("many:\n  - weight: 2\n", ":2: many.0.path is missing; it has no default."),
+        ("inner:\n  path: a\n  weight: much\n", ':3: inner.weight is "much"; it must be a number'),
+        ("inner: 3\n", ":1: inner is 3; "),
+    ],
+)
+def test_mistakes_in_options_have_their_place(tmp_path, text, message):
+    """Also deep inside, the line is named."""
+    path = tmp_path / "o.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_options(path, Outer)
+    assert message in str(caught.value)

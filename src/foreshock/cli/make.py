@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,11 +36,28 @@ def simulate(
 
 
 def pretrain(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML: corpus, model, schedule.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML: out, steps, model, corpus, …")],
+    steps: Annotated[int | None, typer.Option(help="Instead of the file's.", min=1)] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Instead of the file's.")] = None,
+    json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a checkpoint from scratch."""
-    from foreshock import pretrain as training
+    """Train a checkpoint from scratch, or go on where the last run stopped."""
+    from foreshock.config.document import read_options
+    from foreshock.pretrain import PretrainConfig
+    from foreshock.pretrain import pretrain as train
 
-    folder = training.pretrain(config)
-    Console(quiet=quiet).result(None, str(folder))
+    console = Console(json, quiet)
+    plan = read_options(config, PretrainConfig)
+    plan = replace(plan, steps=steps or plan.steps, out=out or plan.out)
+    done = 0
+    with console.progress("steps", plan.steps) as advance:
+
+        def on_step(line: dict[str, Any]) -> None:
+            nonlocal done
+            step = int(line.get("step", done))
+            advance(step - done)
+            done = step
+
+        folder = train(plan, on_step=on_step)
+    console.result({"folder": str(folder), "steps": plan.steps}, str(folder))

@@ -8,8 +8,6 @@ the command line ever sees a `Settings`. YAML is read as plain data: no tags, no
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,11 +19,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from foreshock.config.document import Document, nearest, need, parse, read_document, show
 from foreshock.decide import Rules
 from foreshock.errors import ConfigError
 
 ENVIRONMENT = "FORESHOCK__"
-DEEPEST = 8  # levels of a settings file
 PRESETS = ("cpu", "trainticket-8gb")
 
 Positive = Annotated[float, Field(gt=0)]
@@ -154,7 +152,7 @@ def resolve(
     """
     layers = []
     if file is not None:
-        own, named = _split_preset(read_yaml(Path(file)))
+        own, named = _from_document(read_document(Path(file)))
         preset = preset or named
         layers.append(own)
     if preset:
@@ -177,11 +175,9 @@ def load_preset(name: str) -> Layer:
         ConfigError: there is none of that name.
     """
     if name not in PRESETS:
-        raise ConfigError(
-            f"there is no preset {name!r}{_nearest(name, PRESETS)}; there are {', '.join(PRESETS)}."
-        )
+        raise ConfigError(f"there is no preset {name!r}{nearest(name, PRESETS)}")
     text = resources.files("foreshock").joinpath("presets", f"{name}.yaml").read_text("utf-8")
-    layer = parse_yaml(text, f"preset {name}")
+    layer, _ = _from_document(parse(text, f"preset {name}"))
     return Layer(layer.values, dict.fromkeys(layer.values, f"preset {name}"))
 
 
@@ -194,12 +190,24 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _split_preset(layer: Layer) -> tuple[Layer, str | None]:
-    named = layer.values.get("preset")
-    if named is not None and named not in PRESETS:
-        near = _nearest(str(named), PRESETS)
-        raise ConfigError(f"{layer.places['preset']}: there is no preset {named!r}{near}")
-    return Layer({k: v for k, v in layer.values.items() if k != "preset"}, layer.places), named
+def _from_document(document: Document) -> tuple[Layer, str | None]:
+    """The values of a file, and the preset it names."""
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for section, content in document.tree.items():
+        inside = content if isinstance(content, dict) else {}
+        for name, value in inside.items():
+            values[f"{section}.{name}"] = value
+            places[f"{section}.{name}"] = document.at(section, name)
+        is_empty = content is None and section in Settings.model_fields
+        if not isinstance(content, dict) and not is_empty:
+            values[section] = content
+            places[section] = document.at(section)
+    preset = values.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        near = nearest(str(preset), PRESETS)
+        raise ConfigError(f"{places['preset']}: there is no preset {preset!r}{near}")
+    return Layer(values, places), preset
 
 
 def _from_environment(environment: Mapping[str, str]) -> Layer:
@@ -238,26 +246,12 @@ def _check_names(layer: Layer) -> None:
             continue
         section, _, name = key.partition(".")
         if section not in sections:
-            near = _nearest(section if name else key, sections if name else (*sections, *known))
+            near = nearest(section if name else key, sections if name else (*sections, *known))
             raise ConfigError(f"{layer.places[key]}: there is no section {section!r}{near}")
         if not name:
             keys = ", ".join(k.partition(".")[2] for k in known if k.startswith(f"{section}."))
             raise ConfigError(f"{layer.places[key]}: {section} is a section; it holds {keys}.")
-        raise ConfigError(f"{layer.places[key]}: there is no setting {key!r}{_nearest(key, known)}")
-
-
-def _nearest(name: str, names: tuple[str, ...]) -> str:
-    """`; did you mean …?`, also when the word belongs to another section; else what there is."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not near:
-        last = {n.rsplit(".", 1)[-1]: n for n in names}
-        close = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.7)
-        near = [last[c] for c in close]
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    section = name.partition(".")[0] + "."
-    there = [n for n in names if n.startswith(section)] or [n for n in names if "." not in n]
-    return f"; there are {', '.join(there)}"
+        raise ConfigError(f"{layer.places[key]}: there is no setting {key!r}{nearest(key, known)}")
 
 
 def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
@@ -272,15 +266,15 @@ def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
         key = ".".join(str(part) for part in first["loc"][:2])
         place = f"{origins[key]}: " if key in origins else ""
         shown = values.get(key, first["input"])
-        raise ConfigError(f"{place}{key} is {_show(shown)}; {_need(first)}") from None
+        raise ConfigError(f"{place}{key} is {show(shown)}; {need(first)}") from None
     except (
         ConfigError
     ) as error:  # from the options themselves, such as `Rules`: they know the key, not the line
         key = str(error).split(" ", 1)[0]
         raise ConfigError(f"{origins[key]}: {error}" if key in origins else str(error)) from None
-    for key, need in _together(settings):
+    for key, demand in _together(settings):
         place = f"{origins[key]}: " if key in origins else ""
-        raise ConfigError(f"{place}{key} is {_show(settings.flat()[key])}; {need}")
+        raise ConfigError(f"{place}{key} is {show(settings.flat()[key])}; {demand}")
     return settings
 
 
@@ -299,117 +293,3 @@ def _together(settings: Settings) -> Iterator[tuple[str, str]]:
         Budget.parse(settings.memory.budget)
     except ConfigError:
         yield "memory.budget", "it must be auto or an amount such as 8GiB or 500MB"
-
-
-def _need(error: Any) -> str:
-    """pydantic's message in our words."""
-    kind, context = error["type"], error.get("ctx", {})
-    words = {
-        "greater_than": "it must be above {gt}",
-        "greater_than_equal": "it must be {ge} or more",
-        "less_than": "it must be below {lt}",
-        "less_than_equal": "it must be {le} or less",
-        "int_parsing": "it must be a whole number",
-        "int_from_float": "it must be a whole number",
-        "int_type": "it must be a whole number",
-        "float_parsing": "it must be a number",
-        "float_type": "it must be a number",
-        "bool_parsing": "it must be true or false",
-        "bool_type": "it must be true or false",
-        "string_type": "it must be text; put it in quotes",
-        "tuple_type": "it must be a list",
-        "literal_error": "it must be {expected}",
-        "dataclass_type": "it must be a section of settings",
-    }.get(kind)
-    if words:
-        return words.format(**context)
-    return str(error["msg"]).removeprefix("Value error, ")
-
-
-def _show(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
-
-
-# ---------------------------------------------------------------------------------------------------- YAML
-
-
-def read_yaml(path: Path) -> Layer:
-    """The values of a file, each with its line.
-
-    Raises:
-        ConfigError: it can't be read, is no YAML, or names a key twice.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be read ({error.strerror}); give a YAML file with --config."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no UTF-8 text (byte {error.start}); save it as UTF-8.") from None
-    return parse_yaml(text, str(path))
-
-
-def parse_yaml(text: str, name: str) -> Layer:
-    """`read_yaml` for text; `name` stands before the line in messages."""
-    try:
-        _refuse_tricks(text, name)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{name}:{line}: this is no YAML: {error.problem or error.context}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}:1: this is no YAML: {str(error).splitlines()[0]}.") from None
-    if root is None or (isinstance(root, yaml.ScalarNode) and root.value == ""):
-        return Layer({}, {})
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{name}:1: the file must hold sections such as `window:`, not a single value.")
-    values: dict[str, Any] = {}
-    places: dict[str, str] = {}
-    for key, node, line in _leaves(root, name, ""):
-        values[key] = _plain_value(node, name)
-        places[key] = f"{name}:{line}"
-    return Layer(values, places)
-
-
-def _refuse_tricks(text: str, name: str) -> None:
-    """Settings need neither repeated values nor depth; both are ways to exhaust a reader."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        if isinstance(event, yaml.AliasEvent):
-            raise ConfigError(f"{name}:{line}: `*{event.anchor}` repeats another value; write it out.")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise ConfigError(f"{name}:{line}: nested more than {DEEPEST} deep; settings need two levels.")
-
-
-def _leaves(mapping: yaml.MappingNode, name: str, before: str) -> Iterator[tuple[str, yaml.Node, int]]:
-    """(dotted name, value, line) of everything that is no section; an empty section says nothing."""
-    seen: dict[str, int] = {}
-    for key_node, node in mapping.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{name}:{line}: a key must be a word.")
-        key = f"{before}{key_node.value}"
-        if key in seen:
-            raise ConfigError(f"{name}:{line}: {key} stands in line {seen[key]} already; keep one of them.")
-        seen[key] = line
-        if isinstance(node, yaml.MappingNode) and before.count(".") < 1:
-            yield from _leaves(node, name, f"{key}.")
-        elif not before and isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null"):
-            if key not in Settings.model_fields:
-                yield key, node, line
-        else:
-            yield key, node, line
-
-
-def _plain_value(node: yaml.Node, name: str) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or node.start_mark).line + 1
-        raise ConfigError(f"{name}:{line}: {error.problem or 'this value is no plain data'}.") from None
-    finally:
-        loader.dispose()
