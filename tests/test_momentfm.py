@@ -317,3 +317,68 @@ def test_a_trained_head_comes_back(folder, tmp_path):
     again.init()
     close(again(x_enc=series()).forecast.detach(), model(x_enc=series()).forecast.detach())
     assert model(x_enc=series(steps=70)).forecast.shape == (2, 3, 12)
+
+
+# ------------------------------------------------- what the tutorials import
+
+
+def test_synthetic_series_have_the_asked_property():
+    """Frequency 1 to 4 over the series: as many rising zero crossings as periods."""
+    from foreshock.momentfm.data.synthetic_data import SyntheticDataset
+
+    y, c = SyntheticDataset(n_samples=4, freq_range=(1, 4), noise_std=0.0).gen_sinusoids_with_varying_freq()
+    assert y.shape == (4, 1, 512)
+    assert c[:, 0].tolist() == [1, 2, 3, 4]
+    signs = (y[:, 0, 1:-1] > 0).int()
+    assert ((signs[:, 1:] < signs[:, :-1]).sum(-1)).tolist() == [1, 2, 3, 4]
+
+
+def test_tutorial_metrics():
+    """By hand: errors of 1 and 3 against values of 2 and 4; one of two anomalies found is found whole."""
+    from foreshock.momentfm.utils.anomaly_detection_metrics import adjbestf1
+    from foreshock.momentfm.utils.forecasting_metrics import get_forecasting_metrics
+
+    got = get_forecasting_metrics(y=np.array([2.0, 4.0]), y_hat=np.array([3.0, 1.0]))
+    assert (got.mae, got.mse, got.mape) == (2, 5, 62.5)
+    assert got.smape == pytest.approx(200 * (1 / 5 + 3 / 5) / 2)
+    labels = np.array([0, 1, 1, 1, 0, 0, 1, 0])
+    scores = np.array([0, 0, 1, 0, 0, 0, 0, 0])
+    assert adjbestf1(labels, scores) == pytest.approx(2 * 0.75 / 1.75, abs=1e-3)
+
+
+def test_tutorial_datasets(tmp_path):
+    """Windows, masks and labels in the shapes that the tutorials' loops expect."""
+    from foreshock.momentfm.data.anomaly_detection_dataset import AnomalyDetectionDataset
+    from foreshock.momentfm.data.classification_dataset import ClassificationDataset
+    from foreshock.momentfm.data.informer_dataset import InformerDataset
+
+    ucr = tmp_path / "1_UCR_Anomaly_x_600_900_950.out"
+    rows = [f"{np.sin(i / 5):.4f},{int(300 <= i - 600 < 350)}" for i in range(1700)]
+    ucr.write_text("\n".join(rows))
+    test = AnomalyDetectionDataset("test", full_file_path_and_name=str(ucr))
+    assert [part.shape for part in test[len(test) - 1]] == [(1, 512), (512,), (1, 512)]
+    ts = tmp_path / "a.ts"
+    ts.write_text("@classLabel true 1 2\n@data\n1,2,3:1\n4,?,6:2\n7,8,1:1\n")
+    cases = ClassificationDataset("train", str(ts), str(ts))
+    series_, mask, label = cases[0]
+    assert (series_.shape, int(mask.sum()), int(label), len(cases)) == ((1, 512), 3, 0, 3)
+    etth = tmp_path / "ETTh1.csv"
+    hours = 14_400 + 10
+    etth.write_text("date,a,b\n" + "\n".join(f"{i},{i % 24},{i}" for i in range(hours)))
+    ett = InformerDataset(192, "test", full_file_path_and_name=str(etth))
+    assert [part.shape for part in ett[0]] == [(2, 512), (2, 192), (512,)]
+
+
+def test_sklearn_adapter(folder):
+    """The estimators score, forecast and embed from a folder."""
+    pytest.importorskip("sklearn")
+    from foreshock.momentfm import sklearn_adapter as adapter
+
+    options = {"model_name": str(folder), "context_length": 128, "n_channels": 3, "batch_size": 2}
+    x = series(batch=3).numpy()
+    assert adapter.MOMENTAnomalyDetector(**options).transform(x).shape == (3,)
+    assert adapter.MOMENTEmbedder(**options).fit_transform(x.reshape(3, -1)).shape == (3, 32)
+    with pytest.warns(UserWarning, match="fine-tuned"):
+        assert adapter.MOMENTForecaster(**options, forecast_horizon=5).fit(x).predict(x).shape == (3, 15)
+    with pytest.raises(ValueError, match="2D input"):
+        adapter._to_3d(np.zeros((4, 500)), 1, 512)
