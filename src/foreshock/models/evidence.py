@@ -52,6 +52,8 @@ class EvidenceOptions:
             )
         if self.length <= self.block:
             raise ConfigError(f"the block ({self.block}) must be shorter than the length ({self.length}).")
+        if self.memory < self.length:
+            raise ConfigError(f"the memory ({self.memory}) must be at least the length ({self.length}).")
 
 
 @dataclass
@@ -170,7 +172,7 @@ class EvidenceStream:
         dense[slots - first] = values
         whole = np.concatenate([past.values, dense])  # slot s is row s - first + memory
         starts = block_starts(first, stop, o)
-        expected = self._expect(whole, starts - first + o.memory)  # (signals, n, block, K)
+        expected = self._expect(whole, starts, o.memory - first)
         blocks = self._fix(past, starts, expected, whole, stop)
         evidence = np.full((stop - first, k), np.nan, np.float32)
         shown = np.full((stop - first, k), np.nan, np.float32)
@@ -186,21 +188,25 @@ class EvidenceStream:
         past.block = last if last.start + block_length(last.start, o) > stop else None
         return evidence[slots - first], shown[slots - first]
 
-    def _expect(self, whole: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Contexts that end before each of `ends` (rows of `whole`), through every expectation."""
+    def _expect(self, whole: np.ndarray, starts: np.ndarray, offset: int) -> np.ndarray:
+        """Every expectation of the blocks at `starts` (slots; slot s is row s + offset of `whole`).
+
+        Returns:
+            (signals, n, block, K); a short block leaves its end NaN.
+        """
         o = self.options
-        reach = max(o.length - o.block, 1)
         k = whole.shape[1]
-        context = np.stack([whole[e - reach : e].T for e in ends]) if len(ends) else np.empty((0, k, reach))
-        flat = context.reshape(-1, reach)
-        results = []
-        for expectation in self.expectations.values():
-            long = getattr(expectation, "whole_memory", False)
-            seen = flat
-            if long and len(ends):
-                seen = np.stack([whole[e - o.memory : e].T for e in ends]).reshape(-1, o.memory)
-            results.append(expectation.expect(seen, o.block) if len(flat) else np.empty((0, o.block)))
-        return np.stack(results).reshape(len(results), len(ends), k, o.block).swapaxes(2, 3)
+        out = np.full((len(self.expectations), len(starts), o.block, k), np.nan)
+        lengths = np.array([block_length(int(s), o) for s in starts], int)
+        for length in np.unique(lengths):
+            which = np.flatnonzero(lengths == length)
+            ends = starts[which] + offset
+            for i, expectation in enumerate(self.expectations.values()):
+                reach = o.memory if getattr(expectation, "whole_memory", False) else o.length - length
+                context = np.stack([whole[max(0, e - reach) : e].T for e in ends])  # (n, K, reach)
+                said = expectation.expect(context.reshape(len(ends) * k, -1), int(length))
+                out[i, which, :length] = said.reshape(len(ends), k, length).swapaxes(1, 2)
+        return out
 
     def _fix(
         self, past: _Past, starts: np.ndarray, expected: np.ndarray, whole: np.ndarray, stop: int

@@ -168,6 +168,12 @@ def hide_in_turn(model: Moment, dense: np.ndarray, length: int, turns: int = 4) 
     return result
 
 
+def squared_error(said: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Squared error, 0 where it is rounding: below 1e-4 of the value."""
+    error = np.abs(said - values)
+    return np.where(error < 1e-4 * np.abs(values), 0, error) ** 2
+
+
 class PublishedDetector:
     """Nothing hidden, squared error of the reconstruction: the published zero-shot score.
 
@@ -206,7 +212,7 @@ class PublishedDetector:
         total, seen = np.zeros(filled.shape), np.zeros(filled.shape)
         for start in window_starts(filled.shape[1], self.length, self.length // 2):
             window = filled[:, start : start + self.length]
-            error = (np.asarray(self.model.reconstruct(window[:, None]))[:, 0] - window) ** 2
+            error = squared_error(np.asarray(self.model.reconstruct(window[:, None]))[:, 0], window)
             total[:, start : start + self.length] += np.nan_to_num(error)
             seen[:, start : start + self.length] += np.isfinite(error)
         with np.errstate(invalid="ignore"):
@@ -248,7 +254,7 @@ class _PublishedStream:
             windows = np.stack([known[r : r + length].T for r in rows])  # (B, K, L)
             filled = fill_forward(windows)
             said = np.asarray(self.detector.model.reconstruct(filled))[:, :, -1]
-            raw[rows] = (said - filled[:, :, -1]) ** 2
+            raw[rows] = squared_error(said, filled[:, :, -1])
         sums = self.total + np.nancumsum(raw, 0)
         counts = self.count + np.cumsum(np.isfinite(raw), 0)
         self.total, self.count = sums[-1], counts[-1]

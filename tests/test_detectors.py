@@ -1,0 +1,150 @@
+"""The contract every detector keeps, run over the whole table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from foreshock.errors import ConfigError, FrameError
+from foreshock.frame import Frame, Kpi, Labels
+from foreshock.models import DETECTORS, load_detector
+
+NETWORKS = ("foreshock", "moment_published")
+
+
+@pytest.fixture(scope="module")
+def detectors():
+    return {name: load_detector(name) for name in DETECTORS}
+
+
+@pytest.fixture(params=list(DETECTORS))
+def detector(request, detectors):
+    return detectors[request.param]
+
+
+def spiky(rows: int = 90, kpis: int = 4, seed: int = 0) -> Frame:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(50, 2, (rows, kpis))
+    values[:, 1] = 7.0  # constant
+    values[:, 2] = np.nan  # never observed
+    values[20:25, 0] = np.nan
+    meta = tuple(Kpi(f"s{i % 2}__k{i}", f"s{i % 2}", f"k{i}") for i in range(kpis))
+    return Frame(np.arange(rows, dtype=np.int64) * 15 * 10**9, values, meta, 15.0)
+
+
+def test_shapes_and_missing_values(detector):
+    """(T,), (T, S), (T, K); NaN exactly where nothing was observed; never infinite."""
+    f = spiky()
+    s = detector.score(f)
+    assert s.system.shape == (90,)
+    assert s.services.shape == (90, 2)
+    assert s.kpis.shape == (90, 4)
+    assert s.service_names == ("s0", "s1")
+    np.testing.assert_array_equal(np.isnan(s.kpis), np.isnan(f.values))
+    assert np.isfinite(s.system).all()
+    assert not np.isinf(s.kpis).any()
+
+
+def test_the_future_does_not_matter(detector):
+    """A score at time t is the same whatever comes after t."""
+    f = spiky(120)
+    g = replace(f, values=f.values.copy())
+    g.values[70:] = g.values[70:] * 9 - 400
+    before, after = detector.score(f), detector.score(g)
+    np.testing.assert_array_equal(before.system[:70], after.system[:70])
+    np.testing.assert_array_equal(before.kpis[:70], after.kpis[:70])
+
+
+def test_pieces_give_what_the_whole_gives(detector):
+    """Streamed rows, in any pieces, score as the batch does."""
+    f = spiky(110)
+    whole = detector.score(f)
+    stream, pieces, row = detector.stream(), [], 0
+    for size in (1, 7, 8, 30, 3, 41, 20):
+        pieces.append(stream.push(f.rows(slice(row, row + size))))
+        row += size
+    assert row == 110
+    joined = np.concatenate([p.system for p in pieces])
+    np.testing.assert_allclose(joined, whole.system, rtol=1e-5, atol=1e-5)
+
+
+def test_labels_are_never_read(detector):
+    """The same frame with labels scores the same."""
+    f = spiky(60)
+    on = np.ones(60, bool)
+    labels = Labels(on, np.full(60, "cpu"), np.full(60, "s0"), ~on, np.zeros(60, np.int64), on)
+    np.testing.assert_array_equal(detector.score(f).system, detector.score(replace(f, labels=labels)).system)
+
+
+def test_the_input_is_never_changed(detector):
+    """A caller's array stays as it was."""
+    f = spiky(60)
+    copy = f.values.copy()
+    detector.score(f)
+    np.testing.assert_array_equal(f.values, copy)
+
+
+def test_one_row_and_one_kpi(detector):
+    """The smallest frame has a defined result."""
+    f = Frame(np.array([0], np.int64), np.array([[3.0]]), (Kpi("a"),), 60.0)
+    s = detector.score(f)
+    assert s.system.shape == (1,)
+    assert np.isfinite(s.system).all()
+
+
+def test_constant_kpi_is_calm(detector):
+    """A KPI that never changes is never the anomaly."""
+    f = Frame(np.arange(100, dtype=np.int64) * 10**9, np.full((100, 1), 4.2), (Kpi("a"),), 1.0)
+    s = detector.score(f)
+    if detector.name != "random":
+        assert np.nanmax(s.system) < 1e-3
+
+
+def test_rows_out_of_order_are_refused(detector):
+    """One clear error, with what to do."""
+    f = spiky(30)
+    with pytest.raises(FrameError, match="repair"):
+        detector.score(f.rows(np.array([3, 2, 1])))
+    with pytest.raises(FrameError, match="no rows"):
+        detector.score(f.rows(slice(0, 0)))
+
+
+def test_a_stream_refuses_rows_it_has_seen(detector):
+    """Nothing is scored twice."""
+    f = spiky(30)
+    stream = detector.stream()
+    stream.push(f.rows(slice(0, 20)))
+    with pytest.raises(FrameError, match="later"):
+        stream.push(f.rows(slice(15, 30)))
+
+
+def test_describe_is_plain(detector):
+    """The facts go into the run log as they are."""
+    import json
+
+    facts = json.loads(json.dumps(detector.describe()))
+    assert facts["detector"] == detector.name
+
+
+@pytest.mark.parametrize("name", [n for n in DETECTORS if n not in ("random",)])
+def test_a_planted_spike_stands_out(detectors, name):
+    """Twenty spreads away from everything before: the loudest row, or the next ones for windows."""
+    rng = np.random.default_rng(5)
+    values = rng.normal(100, 1, (300, 3))
+    values[250, 1] += 20
+    f = Frame(np.arange(300, dtype=np.int64) * 10**9, values, tuple(Kpi(f"k{i}") for i in range(3)), 1.0)
+    s = detectors[name].score(f)
+    late = np.argmax(np.nan_to_num(s.kpis[100:, 1])) + 100
+    assert 250 <= late < 250 + 64
+
+
+def test_unknown_names_and_options_say_what_is_near():
+    """A typing mistake gets the nearest name."""
+    with pytest.raises(ConfigError, match="did you mean 'foreshock'"):
+        load_detector("foreshok")
+    with pytest.raises(ConfigError, match="no option 'widnow'"):
+        load_detector("rolling_variance", widnow=3)
+    with pytest.raises(ConfigError, match="no option 'bolck'"):
+        load_detector("foreshock", bolck=8)
