@@ -101,7 +101,7 @@ def inspect(frame: Frame) -> Quality:
         >>> stamps, values = np.array([0, 60, 120, 120]) * 10**9, np.array([[1.0], [2.0], [3.0], [3.0]])
         >>> f = Frame(stamps, values, (Kpi("a"),), step_s=60)
         >>> [x.kind for x in inspect(f).findings]
-        ['duplicate', 'short']
+        ['duplicate', 'short', 'unit']
     """
     rows = len(frame)
     order = np.argsort(frame.time_ns, kind="stable")

@@ -14,9 +14,11 @@ from urllib.parse import unquote
 
 from foreshock.errors import SourceError
 from foreshock.frame import Frame
+from foreshock.sources.layout import Options
 from foreshock.sources.naming import ServiceRules
 from foreshock.sources.nezha import read_recording
-from foreshock.sources.tables import PIECE_ROWS, Options, read_table, table_frames
+from foreshock.sources.pieces import PIECE_ROWS
+from foreshock.sources.tables import read_table, table_frames
 
 __all__ = ["SOURCES", "Options", "Source", "frames", "read"]
 
@@ -125,6 +127,10 @@ def _is_folder(path: str) -> bool:
 
 
 def _read_demo(_: str, options: Options) -> Frame:
+    if options != Options():
+        raise SourceError(
+            "demo: takes no services, timestamp, where or day; it is always the same recording."
+        )
     try:
         from foreshock.sources import simulator
     except ImportError as e:

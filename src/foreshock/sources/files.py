@@ -62,6 +62,10 @@ class Table:
         """Where a row stands, as an editor counts: `shop.csv:9`; `shop.parquet: row 7`."""
         return f"{self.path}: row {row}" if self.is_parquet else f"{self.path}:{row + 2}"
 
+    def may_be_text(self, column: str) -> bool:
+        """Words, as far as the first rows tell; after a CSV's empty first cells anything may follow."""
+        return column in self.text or (not self.is_parquet and column not in self.samples)
+
     def walk(self, numbers: Sequence[str], words: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Batches with these columns; of about `rows` rows (Parquet) or some megabytes (CSV).
 

@@ -60,7 +60,8 @@ def label_columns(columns: Sequence[str], is_text: Callable[[str], bool]) -> dic
             column = plain.get(spelling)
             if column is None or column in out.values():
                 continue
-            if spelling in _EITHER and is_text(column) != (role == "fault_type"):
+            # Beside a label, `fault` can only be its type; alone, its values tell.
+            if spelling in _EITHER and role == "label" and is_text(column):
                 continue
             out[role] = column
             break

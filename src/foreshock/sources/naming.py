@@ -121,13 +121,12 @@ def _by_rule(name: str, rules: list[tuple[re.Pattern[str], str]]) -> tuple[str, 
 
 def _edges(split: dict[str, tuple[str, str]]) -> None:
     """`a_b__src_p50` is a call between two known services: it belongs to the one that answers."""
-    services = {s for s, _ in split.values()}
     own = {s for s, m in split.values() if not m.startswith(("src_", "dst_"))}
     for name, (service, metric) in split.items():
         if service in own:
             continue
         for i, letter in enumerate(service):
-            if letter == "_" and service[:i] in services & own and service[i + 1 :] in services & own:
+            if letter == "_" and service[:i] in own and service[i + 1 :] in own:
                 split[name] = (service[i + 1 :], f"{metric} of calls from {service[:i]}")
                 break
 
@@ -137,7 +136,7 @@ def _infer(names: list[str], known: set[str], known_metrics: set[str]) -> dict[s
     out: dict[str, tuple[str, str]] = {}
     open_names = []
     for name in names:
-        prefix = max((s for s in known if _starts(name, s)), key=len, default=None)
+        prefix = next((p for p, _ in reversed(_splits(name)) if p in known), None)
         if prefix is not None:
             out[name] = (prefix, name[len(prefix) + 1 :])
         else:
@@ -150,10 +149,6 @@ def _infer(names: list[str], known: set[str], known_metrics: set[str]) -> dict[s
             out[name] = (prefix, suffix)
     out.update(_split_by_grid([n for n in open_names if n not in out]))
     return {n: out.get(n, (NO_SERVICE, n)) for n in names}
-
-
-def _starts(name: str, service: str) -> bool:
-    return len(name) > len(service) + 1 and name.startswith(service) and name[len(service)] in _SEPARATORS
 
 
 def _splits(name: str) -> list[tuple[str, str]]:

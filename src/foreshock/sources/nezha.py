@@ -26,8 +26,8 @@ from foreshock.frame import Frame, Labels
 from foreshock.sources.clock import Clock, step_of
 from foreshock.sources.files import numbers_of, open_table
 from foreshock.sources.labels import is_metric_visible
+from foreshock.sources.layout import Options
 from foreshock.sources.naming import guess_unit, kpis_of
-from foreshock.sources.tables import Options
 
 METRICS = {
     "CpuUsage(m)": "cpu_m",
@@ -213,9 +213,10 @@ def _read_metrics(path: Path) -> _Part:
     if stamp.lower() != "time":
         raise SourceError(f"{path}:1: the first column is {stamp!r}; a Nezha metric file starts with 'Time'.")
     numbers = [c for c in table.columns if c not in _NOT_METRICS]
-    batch = pa.Table.from_batches(table.walk(numbers, [stamp], 65_536)).combine_chunks()
-    if not batch.num_rows:
+    batches = list(table.walk(numbers, [stamp], 65_536))
+    if not batches:
         raise SourceError(f"{path} has a header but no rows.")
+    batch = pa.Table.from_batches(batches).combine_chunks()
     time_ns = Clock(table.place, stamp).read(batch.column(stamp).combine_chunks())
     service, names = _names(path, numbers)
     columns = {
