@@ -38,7 +38,7 @@ def split(
     Example:
         >>> s = split(shop, gap_rows=64)
         >>> len(s.train), len(s.validation), len(s.test)
-        (1318, 282, 284)
+        (1299, 278, 279)
     """
     frame.require_clock()
     if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
