@@ -14,7 +14,10 @@ from foreshock.frame import Frame, Kpi
 def _folder(variable: str, what: str) -> Path:
     path = os.environ.get(variable)
     if not path or not Path(path).is_dir():
-        pytest.skip(f"{what} are not here; set {variable} to their folder")
+        words = f"{what} are not here; set {variable} to their folder"
+        if os.environ.get("FORESHOCK_REQUIRE_DATA") == "1":
+            pytest.fail(words)
+        pytest.skip(words)
     return Path(path)
 
 
