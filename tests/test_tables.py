@@ -211,6 +211,12 @@ def test_infinite_values_are_kept_for_inspect(csv):
     np.testing.assert_array_equal(f.values[:, 0], [np.inf, -np.inf, np.inf])
 
 
+def test_true_and_false_are_one_and_zero(csv):
+    np.testing.assert_array_equal(
+        read(csv("timestamp,up\n0,true\n1,False\n2,\n")).values[:, 0], [1, 0, np.nan]
+    )
+
+
 def test_row_numbers_written_by_pandas_are_no_kpi(small, tmp_path):
     small.to_csv(tmp_path / "t.csv")
     assert len(read(tmp_path / "t.csv").kpis) == 4
@@ -488,6 +494,12 @@ BROKEN = {
     "no KPI": ("timestamp,label\n0,1\n", "no KPI column"),
     "no header": ("1700000000,1.5,2\n1700000060,1,2\n", "a header with column names must come first"),
     "zip": (b"PK\x03\x04rest", "a zip archive"),
+    "HTML": ("<html>404</html>", "holds HTML"),
+    "JSON": ('[{"timestamp": 1}]', "holds JSON"),
+    "units everywhere": ("timestamp,a\n0,12%\n60,13%\n", "column 'a' holds '12%'; .*without its unit"),
+    "seconds and milliseconds": (HEADER + "1700000000,1,2\n1700000060000,1,2\n", r"t\.csv:3: .*like Unix ms"),
+    "no stamp in a row": (HEADER + "0,1,2\n,1,2\n", r"t\.csv:3: timestamp is empty"),
+    "no date in a row": (HEADER + "2026-05-02,1,2\n,1,2\n", r"t\.csv:3: timestamp is empty"),
     "quote left open": ('timestamp,"a\n0,1\n', "quote"),
 }  # fmt: skip
 

@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foreshock.errors import SourceError
+from foreshock.sources.naming import shown
 
 DAY_NS = 86_400_000_000_000
 LATEST_NS = 84_006 * DAY_NS  # 2200-01-01: later than that, the unit was guessed wrongly
 UNKNOWN_STEP_S = 60.0  # the step of a table with a single stamp
 
 _ZONED = r"[T ]\d{2}.*?\s*(?:[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
+_NO_STAMP = "is empty; every row needs a time stamp. Drop the row or fill it in."
 _DATED = r"^\d{4}-\d{2}-\d{2}|^\d{8}T"
 _NS_PER_UNIX = {"s": 1_000_000_000, "ms": 1_000_000, "µs": 1_000, "ns": 1}
 
@@ -48,7 +50,7 @@ class Clock:
         self.row = row
         if stamps.null_count:
             row = int(np.argmax(np.asarray(stamps.is_null())))
-            raise self._error(row, "has no time stamp; every row needs one. Drop the row or fill it in.")
+            raise self._error(row, _NO_STAMP)
         kind = stamps.type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             out = self._arrow(stamps)
@@ -87,8 +89,8 @@ class Clock:
         if not finite.all():
             row = int(np.argmin(finite))
             raise self._error(row, f"({raw[row]}) is not a time stamp.")
-        if not self.style and len(raw):
-            self._style(f"unix {_unix_unit(raw)}", str(raw[0]))
+        if len(raw):
+            self._one_unit(raw)
         factor = _NS_PER_UNIX[(self.style or "unix s").removeprefix("unix ")]
         out_of_range = (raw.astype(np.float64) * factor > LATEST_NS) | (raw.astype(np.float64) < 0)
         if out_of_range.any():
@@ -107,10 +109,27 @@ class Clock:
         nanoseconds: np.ndarray = whole.astype(np.int64) * factor + part
         return nanoseconds
 
+    def _one_unit(self, raw: np.ndarray) -> None:
+        """Seconds and milliseconds in one column would put rows decades apart."""
+        sizes = np.abs(raw.astype(np.float64))
+        units = [_unix_unit(s) for s in (sizes[0], sizes.min(), sizes.max())]
+        self.style = self.style or f"unix {units[0] if sizes[0] else units[2]}"
+        self.first = self.first or str(raw[0])
+        for unit, row in zip(units[1:], (int(sizes.argmin()), int(sizes.argmax())), strict=True):
+            if f"unix {unit}" != self.style and sizes[row]:
+                raise self._error(
+                    row,
+                    f"({raw[row]}) looks like Unix {unit}, the first stamp ({self.first}) like "
+                    f"{self.style.removeprefix('unix ')}; write all in one unit.",
+                )
+
     def _text(self, stamps: pa.Array) -> np.ndarray:
         stamps = pc.utf8_trim_whitespace(stamps)
         if self.style.startswith("unix") or (not self.style and _looks_numeric(stamps)):
             return self._unix(self._numbers(stamps))
+        empty = np.asarray(pc.equal(stamps, ""))
+        if empty.any():
+            raise self._error(int(np.argmax(empty)), _NO_STAMP)
         dated = np.asarray(pc.match_substring_regex(stamps, _DATED))
         if not dated.all():
             raise self._unreadable(stamps, int(np.argmin(dated)))
@@ -126,12 +145,13 @@ class Clock:
             except pa.ArrowInvalid:
                 continue
         numeric = pd.to_numeric(pd.Series(stamps.to_pylist(), dtype=object), errors="coerce")
-        raise self._unreadable(stamps, int(np.argmax(numeric.isna().to_numpy())))
+        row = int(np.argmax(numeric.isna().to_numpy()))
+        raise self._unreadable(stamps, row) if stamps[row].as_py() else self._error(row, _NO_STAMP)
 
     def _unreadable(self, stamps: pa.Array, row: int) -> SourceError:
         return self._error(
             row,
-            f"is {_short(stamps[row].as_py())}; a time stamp is ISO 8601 such as 2026-05-02T14:00:00Z, "
+            f"is {shown(stamps[row].as_py())}; a time stamp is ISO 8601 such as 2026-05-02T14:00:00Z, "
             "or Unix seconds, milli-, micro- or nanoseconds.",
         )
 
@@ -168,20 +188,14 @@ class Clock:
         return out
 
 
-def _short(text: object, most: int = 40) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= most else shown[:most] + "…"
-
-
 def _looks_numeric(stamps: pa.Array) -> bool:
     if not len(stamps):
         return False
     return bool(pc.match_substring_regex(stamps[:1], r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")[0].as_py())
 
 
-def _unix_unit(raw: np.ndarray) -> str:
+def _unix_unit(size: float) -> str:
     """Told by size: today is 1.8e9 s, 1.8e12 ms, 1.8e15 µs, 1.8e18 ns."""
-    size = float(np.median(np.abs(raw.astype(np.float64))))
     return "s" if size < 1e11 else "ms" if size < 1e14 else "µs" if size < 1e17 else "ns"
 
 

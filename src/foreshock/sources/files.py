@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from foreshock.errors import SourceError
+from foreshock.sources.naming import shown
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _OTHER = {
@@ -120,7 +121,7 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     seen: set[str] = set()
     for i, name in enumerate(columns):
         if name in seen:
-            raise SourceError(f"{path}: the column {name!r} stands twice; rename one of the two.")
+            raise SourceError(f"{path}: the column {shown(name)} stands twice; rename one of the two.")
         if not name and i:
             raise SourceError(f"{path}: column {i + 1} of {len(columns)} has no name; name or remove it.")
         seen.add(name)
@@ -183,6 +184,9 @@ def _open_csv(path: Path, compression: str | None) -> Table:
     if start.startswith(b"PAR1"):
         raise SourceError(f"{path} is a compressed Parquet file; unpack it first.")
     text = _decode(path, start)
+    if text.lstrip()[:1] in ("{", "[", "<"):
+        kind = "HTML or XML" if text.lstrip()[0] == "<" else "JSON"
+        raise SourceError(f"{path} holds {kind}; save the table as CSV or Parquet.")
     header = text.splitlines()[0]
     delimiter = max(",;\t|", key=header.count) if any(d in header for d in ",;\t|") else ","
     rows = _sample_rows(path, text, delimiter)
@@ -236,7 +240,7 @@ def _is_number(text: str, decimal: str = ".") -> bool:
     try:
         float(text.replace(decimal, "."))
     except ValueError:
-        return False
+        return text.lower() in ("true", "false")
     return "_" not in text
 
 
@@ -307,16 +311,13 @@ def _find_problem(table: Table, numbers: list[str], words: list[str], rows_fine:
             for i, name in index:
                 cell = cells[i].strip()
                 if cell not in NULLS and not _is_number(cell, table.decimal):
-                    raise SourceError(f"{place}: {name} is {_shown(cell)}; {_advice(cell)}")
+                    raise SourceError(f"{place}: {name} is {shown(cell)}; {advice(cell)}")
     if "conversion error" not in told:
         raise SourceError(f"{table.path} can't be read as CSV: {told.splitlines()[0]}")
 
 
-def _shown(cell: str, most: int = 40) -> str:
-    return repr(cell) if len(cell) <= most else repr(cell[:most]) + "…"
-
-
-def _advice(cell: str) -> str:
+def advice(cell: str) -> str:
+    """What to do about a cell that is no number."""
     if re.fullmatch(r"[+-]?\d{1,3}([,' ]\d{3})+(\.\d+)?", cell):
         return "write numbers without a thousands separator."
     if re.fullmatch(r"[+-]?\d+,\d+", cell):
@@ -359,6 +360,8 @@ def _parse_numbers(column: pa.Array, name: str, table: Table, row: int) -> np.nd
     if table.decimal == ",":
         words = pc.replace_substring(words, ",", ".")
     words = pc.if_else(pc.is_in(words, value_set=pa.array(NULLS)), pa.scalar(None, pa.string()), words)
+    for word, number in (("true", "1"), ("false", "0")):
+        words = pc.if_else(pc.equal(pc.utf8_lower(words), word), number, words)
     try:
         out: np.ndarray = words.cast(pa.float64()).to_numpy(zero_copy_only=False)
         return out
@@ -369,6 +372,6 @@ def _parse_numbers(column: pa.Array, name: str, table: Table, row: int) -> np.nd
         if word is None:
             continue
         if not _is_number(word):
-            raise SourceError(f"{table.place(row + i)}: {name} is {_shown(word)}; {_advice(word)}")
+            raise SourceError(f"{table.place(row + i)}: {name} is {shown(word)}; {advice(word)}")
         out[i] = float(word)
     return out

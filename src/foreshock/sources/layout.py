@@ -6,13 +6,14 @@ a row a service (`timestamp, service, cpu, memory, …`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foreshock.errors import SourceError
-from foreshock.sources.files import Table
+from foreshock.sources.files import Table, advice
 from foreshock.sources.labels import is_label_name, label_columns
-from foreshock.sources.naming import ServiceRules, names_shown
+from foreshock.sources.naming import ServiceRules, names_shown, shown
 
 STAMP_NAMES = ("timestamp", "time", "datetime", "date_time", "ts", "_time", "@timestamp", "date", "epoch",
                "t")  # fmt: skip
@@ -80,15 +81,22 @@ def find_layout(table: Table, options: Options) -> Layout:
         metric = ""
         spare = [w for w in words if w != service]
         if spare:
-            raise SourceError(
-                f"{table.path}: column {spare[0]!r} holds text ({table.samples.get(spare[0], '')!r}), "
-                f"a KPI holds numbers. Remove it, or keep the rows of one value: where={{{spare[0]!r}: …}}."
-            )
+            raise _no_numbers(table, spare[0])
     if not numbers:
         raise SourceError(f"{table.path} has no KPI column beside {stamp!r}; {_has(table)}")
     names = [n for n in (metric, service) if n]
     text = tuple(dict.fromkeys([stamp, *names, *labels.values(), *where]))
     return Layout(stamp, tuple(numbers), labels, text, metric, service)
+
+
+def _no_numbers(table: Table, column: str) -> SourceError:
+    sample = table.samples.get(column, "")
+    if re.match(r"[+-]?[\d.,]", sample):
+        return SourceError(f"{table.path}: column {shown(column)} holds {shown(sample)}; {advice(sample)}")
+    return SourceError(
+        f"{table.path}: column {shown(column)} holds text ({shown(sample)}), a KPI holds numbers. "
+        f"Remove it, or keep the rows of one value: where={{{shown(column)}: …}}."
+    )
 
 
 def _find_stamp(table: Table, wanted: str | None) -> str:

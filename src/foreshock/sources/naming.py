@@ -266,9 +266,15 @@ def guess_unit(kpi: Kpi, values: np.ndarray) -> str:
     return ""
 
 
+def shown(text: object, most: int = 40) -> str:
+    """Something from a file, quoted, for a message; never endless."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= most + 2 else quoted[: most + 1] + "…" + quoted[-1]
+
+
 def names_shown(names: Iterable[str], most: int = 8) -> str:
     """A few names for a message."""
     names = list(names)
-    return ", ".join(repr(n) for n in names[:most]) + (
+    return ", ".join(shown(n) for n in names[:most]) + (
         f" … ({len(names)} in all)" if len(names) > most else ""
     )

@@ -86,7 +86,8 @@ def _gather(table: Table, pieces: Iterator[Piece]) -> list[Piece]:
             rows = sum(len(p.time_ns) for p in out)
             raise ResourceError(
                 f"{table.path}: {rows:,} rows fill {held / 2**30:.1f} GiB, and only "
-                f"{free / 2**30:.1f} GiB of memory are left; read it in pieces (foreshock.sources.frames), or fewer rows (where=)."
+                f"{free / 2**30:.1f} GiB of memory are left; read it in pieces "
+                "(foreshock.sources.frames), or fewer rows (where=)."
             )
     return out
 
