@@ -93,9 +93,9 @@ path, columns = sys.argv[1], 12
 rng = np.random.default_rng(0)
 schema = pa.schema([("timestamp", pa.int64()), *((f"a__k{i}", pa.float64()) for i in range(columns))])
 with pq.ParquetWriter(path, schema, compression="none") as w:
-    for start in range(0, 1_600_000, 200_000):
-        stamps = 1_700_000_000 + np.arange(start, start + 200_000)
-        w.write_table(pa.table([stamps, *rng.normal(0, 1, (columns, 200_000))], schema=schema))
+    for start in range(0, 900_000, 100_000):
+        stamps = 1_700_000_000 + np.arange(start, start + 100_000)
+        w.write_table(pa.table([stamps, *rng.normal(0, 1, (columns, 100_000))], schema=schema))
 next(frames(path, 1000))  # imports and pools are paid for
 process, peak, rows = psutil.Process(), 0, 0
 before = process.memory_info().rss
@@ -111,6 +111,6 @@ print(rows, peak)
         check=True,
     )
     rows, peak = map(int, done.stdout.split())
-    table = 1_600_000 * 13 * 8
-    assert rows == 1_600_000
+    table = 900_000 * 13 * 8
+    assert rows == 900_000
     assert peak < table / 3

@@ -95,7 +95,7 @@ def _no_numbers(table: Table, column: str) -> SourceError:
         return SourceError(f"{table.path}: column {shown(column)} holds {shown(sample)}; {advice(sample)}")
     return SourceError(
         f"{table.path}: column {shown(column)} holds text ({shown(sample)}), a KPI holds numbers. "
-        f"Remove it, or keep the rows of one value: where={{{shown(column)}: …}}."
+        f"Remove it, or keep the rows of one value: where {column[:40]}={sample[:40]}."
     )
 
 

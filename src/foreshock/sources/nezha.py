@@ -93,9 +93,8 @@ def read_recording(path: str | Path, options: Options | None = None) -> Frame:
     """
     options = options or Options()
     folder = _choose_day(Path(path), options.day)
-    parts = [
-        _read_metrics(p) for p in sorted((folder / "metric").glob("*.csv")) if p.name != "dependency.csv"
-    ]
+    read = [_read_metrics(p) for p in sorted((folder / "metric").glob("*.csv"))]
+    parts = [p for p in read if p is not None]
     if not parts:
         raise SourceError(f"{folder / 'metric'} holds no metric file (*.csv).")
     time_ns = _reference(parts)
@@ -207,9 +206,12 @@ class _Part:
     columns: dict[str, np.ndarray]  # KPI name → (t,)
 
 
-def _read_metrics(path: Path) -> _Part:
+def _read_metrics(path: Path) -> _Part | None:
+    """One file's columns; None for files beside the metrics, such as `dependency.csv`."""
     table = open_table(path)
     stamp = table.columns[0]
+    if stamp.lower() != "time" and not path.stem.endswith("_metric"):
+        return None
     if stamp.lower() != "time":
         raise SourceError(f"{path}:1: the first column is {stamp!r}; a Nezha metric file starts with 'Time'.")
     numbers = [c for c in table.columns if c not in _NOT_METRICS]
