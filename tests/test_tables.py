@@ -494,6 +494,10 @@ BROKEN = {
     "no KPI": ("timestamp,label\n0,1\n", "no KPI column"),
     "no header": ("1700000000,1.5,2\n1700000060,1,2\n", "a header with column names must come first"),
     "zip": (b"PK\x03\x04rest", "a zip archive"),
+    "open quote in a label": (
+        "timestamp,a,label,fault_type\n0,1,0,\n1,2,1,\"cpu\n2,3,0,\n3,4,1,\"\n",
+        r"t\.csv:3: fault_type runs over several lines",
+    ),
     "HTML": ("<html>404</html>", "holds HTML"),
     "JSON": ('[{"timestamp": 1}]', "holds JSON"),
     "units everywhere": ("timestamp,a\n0,12%\n60,13%\n", "column 'a' holds '12%'; .*without its unit"),

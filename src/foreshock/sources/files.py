@@ -269,6 +269,7 @@ def _walk_csv(table: Table, numbers: list[str], words: list[str]) -> Iterator[pa
     with _reading(table.path):
         try:
             for batch in _csv_batches(table, numbers, words, as_text=False):
+                _check_lines(table, batch, words, done)
                 yield batch
                 done += batch.num_rows
             return
@@ -278,8 +279,18 @@ def _walk_csv(table: Table, numbers: list[str], words: list[str]) -> Iterator[pa
         seen = 0
         for batch in _csv_batches(table, numbers, words, as_text=True):
             if seen + batch.num_rows > done:
+                _check_lines(table, batch, words, seen)
                 yield batch.slice(max(0, done - seen))
             seen += batch.num_rows
+
+
+def _check_lines(table: Table, batch: pa.RecordBatch, words: list[str], row: int) -> None:
+    """An open quote would swallow the rows after it without a trace."""
+    for name in words:
+        broken = pc.match_substring(batch.column(name), "\n").fill_null(False)
+        if broken.true_count:
+            where = table.place(row + int(np.argmax(np.asarray(broken))))
+            raise SourceError(f"{where}: {name} runs over several lines; a quote is not closed.")
 
 
 def _find_problem(table: Table, numbers: list[str], words: list[str], rows_fine: int, told: str) -> None:

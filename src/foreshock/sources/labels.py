@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from foreshock.errors import SourceError
 from foreshock.frame import Labels
+from foreshock.sources.naming import shown
 
 # role → spellings, lower case with single underscores, best first
 ROLES: dict[str, tuple[str, ...]] = {
@@ -148,7 +149,7 @@ class Labeller:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise SourceError(
-                f"{self.place(self._row + row)}: {self.columns[role]} is {column[row].as_py()!r}; "
+                f"{self.place(self._row + row)}: {self.columns[role]} is {shown(column[row].as_py())}; "
                 "it must be 0 or 1."
             )
         return np.where(empty, default, is_true).astype(bool), empty
