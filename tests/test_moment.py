@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshock.errors import ConfigError, InputError, WeightsError
+from foreshock.models import engine
+from foreshock.models.engine import rank_correlation
 from foreshock.models.moment import (
     Moment,
     MomentConfig,
@@ -399,3 +401,44 @@ def test_unknown_options_are_refused(model, tmp_path):
         load_moment(tmp_path, "forecasting", forcast_horizon=3)
     with pytest.raises(ConfigError, match="precision is 'fp8'"):
         load_moment(tmp_path, precision="fp8")
+
+
+# ------------------------------------------------- precision
+
+
+def test_bf16_keeps_the_order_of_errors(model, tmp_path):
+    """Half precision moves the numbers a little and their order hardly; norms and stream stay exact."""
+    model.save_pretrained(tmp_path)
+    half = load_moment(tmp_path, precision="bf16")
+    assert half.compute_dtype == torch.bfloat16
+    assert half.encoder.final_layer_norm.weight.dtype == torch.float32
+    values = series(4, 3, CONTEXT)
+    exact, got = model.reconstruct(values), half.reconstruct(values)
+    assert got.dtype == np.float32
+    assert 0 < np.abs(got - exact).max() < 0.1 * values.std()
+    assert rank_correlation((exact - values) ** 2, (got - values) ** 2) > 0.99
+
+
+@pytest.mark.parametrize(("is_fast", "agreement", "wanted"), [
+    (False, 1.0, torch.float32), (True, 1.0, torch.bfloat16), (True, 0.98, torch.float32),
+])  # fmt: skip
+def test_auto_takes_bf16_where_it_is_fast_and_right(is_fast, agreement, wanted, model, tmp_path, monkeypatch):
+    """Without the processor's help, or when the order of errors changes, float32 stays as it was."""
+    monkeypatch.setattr(engine, "has_fast_bf16", lambda: is_fast)
+    monkeypatch.setattr(engine, "rank_correlation", lambda a, b: agreement)
+    model.save_pretrained(tmp_path)
+    got = load_moment(tmp_path)
+    assert got.compute_dtype == wanted
+    if wanted == torch.float32:
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, got.state_dict()[name])
+
+
+def test_batches_do_not_change_the_numbers(model, monkeypatch):
+    """However the rows are cut into batches."""
+    values = series(5, 7, CONTEXT)
+    observed = np.random.default_rng(0).random((5, CONTEXT)) < 0.9
+    want = model.reconstruct(values, observed)
+    for patches in (1, 40, 10**6):
+        monkeypatch.setattr(engine, "BATCH_PATCHES", (patches, patches))
+        close(model.reconstruct(values, observed), want)
