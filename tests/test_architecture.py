@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import what stands before it; names in one tuple may import one another's predecessors.
 ORDER = (
     "errors", "frame", "quality", "sources", "split", "windows", "scores", "memory", "models", "momentfm",
-    "pretrain", "tails", "calibrate", "decide", "explain", "alerts", "metrics", "evaluate", "bench", "runlog",
+    "pretrain", "tails", "calibrate", "decide", "changes", "findings", "origin", "explain", "alerts", "metrics", "evaluate", "bench", "runlog",
     "config", "plots", "report", "telemetry", "stream", "service", "cli", "__main__",
 )  # fmt: skip
 

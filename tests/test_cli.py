@@ -398,6 +398,103 @@ def test_simulate_makes_a_readable_recording(ask, tmp_path):
     assert "100 rows" in ask("inspect", tmp_path / "recording.parquet")[1]
 
 
+# ---------------------------------------------------------------------------- weights, training, the machine
+
+
+def test_weights_are_listed_verified_and_copied(ask, tmp_path):
+    """nano is here and whole; a copy is too, until one byte of it flips."""
+    (nano,) = [one for one in json.loads(ask("weights", "list", "--json")[1]) if one["name"] == "nano"]
+    assert nano["parameters"] > 100_000
+    assert nano["has_sha256"]
+    assert Path(ask("weights", "path")[1].strip()) == Path(nano["folder"])
+    copy = tmp_path / "copy"
+    assert ask("weights", "export", "nano", copy)[0] == 0
+    assert ask("weights", "export", "nano", copy)[0] == 2
+    assert ask("weights", "verify", copy)[0] == 0
+    file = copy / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    code, _, err = ask("weights", "verify", copy)
+    assert code == 2
+    assert "sha256" in err
+    code, _, err = ask("score", "demo:", "--model", copy, "--out", tmp_path / "s.csv")
+    assert code == 2
+    assert "model.safetensors" in err
+
+
+def test_pulling_without_a_network(ask, monkeypatch):
+    """Exit code 2 at once, and what to do instead."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = ask("weights", "pull", "AutonLab/MOMENT-1-none")
+    assert code == 2
+    assert "config.json" in err
+
+
+def test_training_makes_a_checkpoint(ask, tmp_path):
+    """A config of a few lines, a tiny network, three steps; mistakes have their line."""
+    config = write(
+        tmp_path / "p.yaml",
+        f"out: {tmp_path / 'run'}\nmodel: {{d_model: 32, d_ff: 32, d_kv: 16, num_heads: 2, num_layers: 1}}\n",
+    )
+    code, out, err = ask("pretrain", config, "--steps", 3, "--json")
+    assert code == 0, err
+    assert (Path(json.loads(out)["folder"]) / "model.safetensors").is_file()
+    config.write_text("model:\n  d_modle: 32\n")
+    assert (
+        "p.yaml:2: there is no setting 'model.d_modle'; did you mean 'd_model'?" in ask("pretrain", config)[2]
+    )
+
+
+def test_doctor_looks_at_everything(ask):
+    """All is well here, or it says what is broken."""
+    code, out, _ = ask("doctor", "--json")
+    facts = json.loads(out)
+    assert code == (0 if facts["ok"] else 1)
+    found = {check["what"]: check["found"] for check in facts["checks"]}
+    assert {"python", "torch", "memory", "threads", "weights nano", "speed", "extra hub"} <= set(found)
+
+
+def test_a_budget_too_small(ask, shop, tmp_path, monkeypatch):
+    """Nothing fits: exit code 3, with what is needed."""
+    monkeypatch.setenv("FORESHOCK__MEMORY__BUDGET", "1MB")
+    for words in (("score", shop, "--out", tmp_path / "s.csv"), ("detect", shop)):
+        code, _, err = ask(*words, *QUICK)
+        assert code == 3, words
+        assert "memory.budget" in err
+
+
+def test_settings_that_mean_nothing(ask, shop, tmp_path, monkeypatch):
+    """A setting that somebody wrote is never dropped silently; one from a preset may be."""
+    out = tmp_path / "s.csv"
+    code, _, err = ask("score", shop, "--out", out, "--detector", "past_median", "--model", "nano")
+    assert (code, err) == (2, "error: flag --model: detector.model means nothing to past_median.\n")
+    assert ask("score", shop, "--out", out, "--preset", "cpu", *QUICK)[0] == 0
+
+
+def test_the_whole_way_with_a_report(ask, tmp_path):
+    """nano, a recording with faults, a page: the services that failed are named."""
+    page = tmp_path / "r.html"
+    code, out, err = ask("detect", "demo:", "--report", page, "--log", tmp_path / "runs", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    named = {
+        incident["cause"]["services"][0]["name"]
+        for incident in facts["incidents"]
+        if incident["cause"]["services"]
+    }
+    assert "payment" in named
+    assert "<html" in page.read_text("utf-8")
+    run_ = json.loads(ask("runs", "show", "--log", tmp_path / "runs", "--json")[1])
+    assert run_["model"]["weights_sha256"]
+    assert {line["phase"] for line in run_["metrics"] if line["kind"] == "phase"} == {
+        "read",
+        "score",
+        "decide",
+        "report",
+    }
+
+
 # ------------------------------------------------------------------------------------------- how it behaves
 
 

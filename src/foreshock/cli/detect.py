@@ -11,7 +11,15 @@ import typer
 from foreshock.cli import options
 from foreshock.cli.console import Console, Stopwatch
 from foreshock.cli.output import check_output, replacing
-from foreshock.cli.score import calibrator_of, detector_of, fixed_threshold, read_whole, running
+from foreshock.cli.steps import (
+    calibrator_of,
+    detector_of,
+    fixed_threshold,
+    mended,
+    read_options,
+    require_fit,
+    running,
+)
 
 if TYPE_CHECKING:
     from foreshock.calibrate import CausalThreshold, Threshold
@@ -54,14 +62,19 @@ def detect(
         check_output(report, force=force, suffixes=(".html", ".htm"), flag="--report")
     watch = Stopwatch()
     with running(resolved, "detect", input) as run:
+        from foreshock import quality, sources
         from foreshock.decide import decide
         from foreshock.explain import explain
 
         settings = resolved.settings
         with run.phase("read"):
-            frame, repairs = read_whole(input, settings, console)
+            raw = sources.read(input, **read_options(settings))
+            found = quality.inspect(raw) if report is not None else None
+            frame, repairs = mended(raw, settings, console)
+            require_fit(frame, settings)
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
-            scores = detector_of(resolved, run, console).score(frame.without_labels())
+            detecting = detector_of(resolved, run, console)
+            scores = detecting.score(frame.without_labels())
         with run.phase("decide"):
             threshold, level = thresholds(scores, settings)
             events = decide(scores, threshold, settings.rules)
@@ -73,7 +86,10 @@ def detect(
             from foreshock import report as page
 
             with run.phase("report"), replacing(report) as part:
-                page.write(part, frame, scores, threshold, events, causes)
+                page.write(
+                    part, frame, scores, threshold, events, causes,
+                    title=input.rstrip(":"), quality=found, repaired=repairs, about=detecting.describe(),
+                )  # fmt: skip
         facts = {
             "input": input,
             "rows": len(frame),

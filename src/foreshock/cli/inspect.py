@@ -10,7 +10,7 @@ import typer
 from foreshock.cli import options
 from foreshock.cli.console import Console
 from foreshock.cli.output import TABLES, check_output, replacing
-from foreshock.cli.score import read_options
+from foreshock.cli.steps import read_options
 
 if TYPE_CHECKING:
     from foreshock.frame import Frame

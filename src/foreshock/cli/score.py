@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreshock.cli import options
 from foreshock.cli.console import Console, Stopwatch
 from foreshock.cli.output import TABLES, ScoreWriter, check_output
-from foreshock.errors import ConfigError, FrameError, OutputError
+from foreshock.cli.steps import (
+    Run,
+    calibrator_of,
+    detector_of,
+    fixed_threshold,
+    piece_rows,
+    read_options,
+    read_whole,
+    require_fit,
+    running,
+)
+from foreshock.errors import FrameError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from foreshock.calibrate import CausalCalibrator, Threshold
     from foreshock.config import Resolved, Settings
     from foreshock.frame import Frame
-    from foreshock.runlog import RunLog
     from foreshock.scores import Scores
 
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .parquet or .csv.")]
@@ -101,7 +108,8 @@ def scored(input: str, resolved: Resolved, run: Run, console: Console) -> Iterat
     if settings.detector.causal:
         yield from _streamed(input, resolved, run, console)
         return
-    frame = read_whole(input, settings, console)[0].without_labels()
+    frame = read_whole(input, settings, console).without_labels()
+    require_fit(frame, settings)
     scores = detector_of(resolved, run, console).score(frame)
     threshold = fixed_threshold(scores, settings)
     decider = Decider(scores.step_s, settings.rules)
@@ -115,7 +123,7 @@ def _streamed(input: str, resolved: Resolved, run: Run, console: Console) -> Ite
 
     settings = resolved.settings
     detector = stream = None
-    pieces = sources.frames(input, rows=settings.memory.rows, **read_options(settings))
+    pieces = sources.frames(input, rows=piece_rows(input, settings), **read_options(settings))
     for piece in _in_order(pieces, settings, console):
         if stream is None:
             detector = detector_of(resolved, run, console)
@@ -159,136 +167,3 @@ def _in_order(pieces: Iterator[Frame], settings: Settings, console: Console) -> 
         yield piece.require_clock().without_labels()
     if last_ns is None:
         raise FrameError("the table has no rows; scoring needs at least one.")
-
-
-# -------------------------------------------------------------------- what score and detect have in common
-
-
-def read_options(settings: Settings) -> dict[str, Any]:
-    """Arguments of `sources.read` and `sources.frames`."""
-    options = settings.input
-    pairs = [rule.partition("=") for rule in options.where]
-    wrong = next((rule for rule, pair in zip(options.where, pairs, strict=True) if not pair[1]), None)
-    if wrong is not None:
-        raise ConfigError(f"{wrong!r} names no word to look for; write input.where (--where) as COLUMN=WORD.")
-    return {
-        "services": list(options.services) or None,
-        "timestamp": options.timestamp or None,
-        "where": {column: word for column, _, word in pairs} or None,
-        "day": options.day or None,
-    }
-
-
-def read_whole(input: str, settings: Settings, console: Console) -> tuple[Frame, tuple[str, ...]]:
-    """The whole table, mended, and what was done to it."""
-    from foreshock import quality, sources
-
-    frame = sources.read(input, **read_options(settings))
-    done: tuple[str, ...] = ()
-    if settings.input.repair:
-        frame, done = quality.repair(frame)
-        for words in done:
-            console.note(f"repaired: {words}")
-    return frame.require_clock(), done
-
-
-def detector_of(resolved: Resolved, run: Run, console: Console) -> Any:
-    """The detector that the settings ask for, noted in the run.
-
-    A setting by default or preset that a detector doesn't have is left out; one that somebody wrote
-    down is refused, except that looking both ways is only noted where a detector can't.
-    """
-    from foreshock.models import load_detector
-
-    settings = resolved.settings
-    given: dict[str, tuple[str, Any]] = {
-        "model": ("detector.model", settings.detector.model),
-        "precision": ("detector.precision", settings.detector.precision),
-        "causal": ("detector.causal", settings.detector.causal),
-        "length": ("window.length", settings.window.length),
-        "block": ("window.stride", settings.window.stride),
-        "seed": ("run.seed", settings.run.seed),
-    }
-    while True:
-        try:
-            detector = load_detector(settings.detector.name, **{name: v for name, (_, v) in given.items()})
-            break
-        except ConfigError as error:
-            missing = re.search(r"has no option '(\w+)'", str(error))
-            if missing is None or missing[1] not in given:
-                raise
-            key, _ = given.pop(missing[1])
-            origin = resolved.origins.get(key, "default")
-            if key == "detector.causal" and not settings.detector.causal:
-                console.note(f"{settings.detector.name} reads the past only, also with --offline")
-            elif origin != "default" and not origin.startswith("preset"):
-                raise ConfigError(f"{origin}: {key} means nothing to {settings.detector.name}.") from None
-    run.model(detector)
-    return detector
-
-
-def calibrator_of(settings: Settings, step_s: float) -> CausalCalibrator:
-    """A threshold that learns from the past while scores come."""
-    from foreshock.calibrate import CausalCalibrator
-
-    rules = settings.rules
-    return CausalCalibrator(
-        step_s,
-        **asdict(settings.threshold),
-        merge_s=rules.merge_s,
-        confirm_s=rules.confirm_s,
-        confirm_share=rules.confirm_share,
-    )
-
-
-def fixed_threshold(scores: Scores, settings: Settings) -> Threshold:
-    """One threshold for a recording that lies in the past."""
-    from foreshock.calibrate import calibrate
-
-    rules = settings.rules
-    return calibrate(
-        scores.system,
-        scores.step_s,
-        settings.threshold.false_alarms_per_day,
-        merge_s=rules.merge_s,
-        confirm_s=rules.confirm_s,
-        confirm_share=rules.confirm_share,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run log, or nothing where none is kept."""
-
-    log: RunLog | None
-
-    def write(self, kind: str, **facts: Any) -> None:
-        if self.log is not None:
-            self.log.write(kind, **facts)
-
-    def model(self, detector: Any) -> None:
-        """Note what the detector is made of."""
-        if self.log is not None:
-            self.log.model(**detector.describe())
-
-    def phase(self, name: str) -> Any:
-        """Measures the memory of a block, for the log."""
-        if self.log is None:
-            return nullcontext()
-        from foreshock.memory import Peak, watch
-
-        log = self.log
-        on_peak: Callable[[Peak], None] = lambda peak: log.write("phase", **peak.facts())  # noqa: E731
-        return watch(name, on_peak)
-
-
-@contextmanager
-def running(resolved: Resolved, command: str, *arguments: str) -> Iterator[Run]:
-    """Keeps a run log when the settings ask for one."""
-    if not resolved.settings.run.log:
-        yield Run(None)
-        return
-    from foreshock.runlog import RunLog
-
-    with RunLog.start(resolved.settings.run.log, command, resolved.describe(), arguments) as log:
-        yield Run(log)

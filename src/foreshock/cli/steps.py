@@ -1,0 +1,190 @@
+"""Steps that score and detect have in common: read, mend, fit into memory, load, calibrate, log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from foreshock.cli.console import Console
+from foreshock.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from foreshock.calibrate import CausalCalibrator, Threshold
+    from foreshock.config import Resolved, Settings
+    from foreshock.frame import Frame
+    from foreshock.runlog import RunLog
+    from foreshock.scores import Scores
+
+CELL_BYTES = 160  # peak of reading and scoring a value; 400,000 rows × 88, rows 65,536 at once, 2026-11-24
+PIECE_BYTES = 2**28  # larger pieces are no faster
+
+
+def read_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of `sources.read` and `sources.frames`."""
+    options = settings.input
+    pairs = [rule.partition("=") for rule in options.where]
+    wrong = next((rule for rule, pair in zip(options.where, pairs, strict=True) if not pair[1]), None)
+    if wrong is not None:
+        raise ConfigError(f"{wrong!r} names no word to look for; write input.where (--where) as COLUMN=WORD.")
+    return {
+        "services": list(options.services) or None,
+        "timestamp": options.timestamp or None,
+        "where": {column: word for column, _, word in pairs} or None,
+        "day": options.day or None,
+    }
+
+
+def read_whole(input: str, settings: Settings, console: Console) -> Frame:
+    """The whole table, mended."""
+    from foreshock import sources
+
+    return mended(sources.read(input, **read_options(settings)), settings, console)[0]
+
+
+def mended(frame: Frame, settings: Settings, console: Console) -> tuple[Frame, tuple[str, ...]]:
+    """A frame fit for scoring, and what was done to it."""
+    from foreshock import quality
+
+    done: tuple[str, ...] = ()
+    if settings.input.repair:
+        frame, done = quality.repair(frame)
+        for words in done:
+            console.note(f"repaired: {words}")
+    return frame.require_clock(), done
+
+
+def piece_rows(input: str, settings: Settings) -> int:
+    """How many rows to read and score at once, so that pieces stay small beside the budget."""
+    from foreshock import sources
+    from foreshock.memory import Budget, batch_for, resident_bytes
+
+    if settings.memory.rows == 1:
+        return 1
+    head = next(iter(sources.frames(input, rows=1, **read_options(settings))), None)
+    row_bytes = CELL_BYTES * (1 if head is None else len(head.kpis))
+    fits = batch_for(
+        Budget.parse(settings.memory.budget), row_bytes, resident_bytes(), settings.memory.rows, "one row"
+    )
+    return max(1, min(fits, PIECE_BYTES // row_bytes))
+
+
+def require_fit(frame: Frame, settings: Settings) -> None:
+    """Refuse a table whose scores would not fit beside it.
+
+    Raises:
+        ResourceError: with what is needed, the budget, and the way that takes less.
+    """
+    from foreshock.memory import Budget, format_bytes, resident_bytes
+
+    budget = Budget.parse(settings.memory.budget)
+    needed = resident_bytes() + CELL_BYTES * frame.values.size
+    if needed > budget.bytes:
+        raise ResourceError(
+            f"{len(frame):,} rows of {len(frame.kpis)} KPIs at once need about {format_bytes(needed)}, the "
+            f"budget is {budget}. Score in pieces with `foreshock score`, or raise memory.budget."
+        )
+
+
+def detector_of(resolved: Resolved, run: Run, console: Console) -> Any:
+    """The detector that the settings ask for, noted in the run.
+
+    A setting by default or preset that a detector doesn't have is left out; one that somebody wrote
+    down is refused, except that looking both ways is only noted where a detector can't.
+    """
+    from foreshock.models import load_detector
+
+    settings = resolved.settings
+    given: dict[str, tuple[str, Any]] = {
+        "model": ("detector.model", settings.detector.model),
+        "precision": ("detector.precision", settings.detector.precision),
+        "causal": ("detector.causal", settings.detector.causal),
+        "length": ("window.length", settings.window.length),
+        "block": ("window.stride", settings.window.stride),
+        "seed": ("run.seed", settings.run.seed),
+    }
+    while True:
+        try:
+            detector = load_detector(settings.detector.name, **{name: v for name, (_, v) in given.items()})
+            break
+        except ConfigError as error:
+            missing = re.search(r"has no option '(\w+)'", str(error))
+            if missing is None or missing[1] not in given:
+                raise
+            key, _ = given.pop(missing[1])
+            origin = resolved.origins.get(key, "default")
+            if key == "detector.causal" and not settings.detector.causal:
+                console.note(f"{settings.detector.name} reads the past only, also with --offline")
+            elif origin != "default" and not origin.startswith("preset"):
+                raise ConfigError(f"{origin}: {key} means nothing to {settings.detector.name}.") from None
+    run.model(detector)
+    return detector
+
+
+def calibrator_of(settings: Settings, step_s: float) -> CausalCalibrator:
+    """A threshold that learns from the past while scores come."""
+    from foreshock.calibrate import CausalCalibrator
+
+    rules = settings.rules
+    return CausalCalibrator(
+        step_s,
+        **asdict(settings.threshold),
+        merge_s=rules.merge_s,
+        confirm_s=rules.confirm_s,
+        confirm_share=rules.confirm_share,
+    )
+
+
+def fixed_threshold(scores: Scores, settings: Settings) -> Threshold:
+    """One threshold for a recording that lies in the past."""
+    from foreshock.calibrate import calibrate
+
+    rules = settings.rules
+    return calibrate(
+        scores.system,
+        scores.step_s,
+        settings.threshold.false_alarms_per_day,
+        merge_s=rules.merge_s,
+        confirm_s=rules.confirm_s,
+        confirm_share=rules.confirm_share,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run log, or nothing where none is kept."""
+
+    log: RunLog | None
+
+    def write(self, kind: str, **facts: Any) -> None:
+        if self.log is not None:
+            self.log.write(kind, **facts)
+
+    def model(self, detector: Any) -> None:
+        """Note what the detector is made of."""
+        if self.log is not None:
+            self.log.model(**detector.describe())
+
+    def phase(self, name: str) -> Any:
+        """Measures the memory of a block, for the log."""
+        if self.log is None:
+            return nullcontext()
+        from foreshock.memory import Peak, watch
+
+        log = self.log
+        on_peak: Callable[[Peak], None] = lambda peak: log.write("phase", **peak.facts())  # noqa: E731
+        return watch(name, on_peak)
+
+
+@contextmanager
+def running(resolved: Resolved, command: str, *arguments: str) -> Iterator[Run]:
+    """Keeps a run log when the settings ask for one."""
+    if not resolved.settings.run.log:
+        yield Run(None)
+        return
+    from foreshock.runlog import RunLog
+
+    with RunLog.start(resolved.settings.run.log, command, resolved.describe(), arguments) as log:
+        yield Run(log)
