@@ -19,11 +19,11 @@ PACKAGE = Path(foreshock.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import what stands before it; names in one tuple may import one another's predecessors.
-ORDER = (
-    "errors", "frame", "quality", "sources", "split", "windows", "scores", "memory", "models", "momentfm",
-    "pretrain", "tails", "calibrate", "decide", "changes", "findings", "origin", "explain", "alerts", "metrics", "evaluate", "bench", "runlog",
-    "config", "plots", "report", "telemetry", "stream", "service", "cli", "__main__",
-)  # fmt: skip
+ORDER = """
+    errors | frame | quality sources | split windows | scores | memory models momentfm pretrain
+    | tails calibrate decide changes findings origin explain alerts | metrics evaluate bench
+    | runlog config | plots report | telemetry stream service | cli | __main__
+""".replace("|", " ").split()
 
 # Who may import what is heavy or belongs in one place; a path is a file, or a folder with a slash.
 ALLOWED = {
