@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from foreshock.errors import ForeshockError, SourceError
+from foreshock.errors import ForeshockError, ResourceError, SourceError
 from foreshock.frame import NO_SERVICE, Frame
 from foreshock.sources import frames, read
 from foreshock.sources.clock import step_of
@@ -620,3 +620,55 @@ def tried(path: Path) -> None:
         message = "fine"
         assert len(frame) == sum(len(p) for p in pieces) > 0
     assert 0 < len(message) < 1500
+
+
+# ---- what only Parquet can do wrong
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"timestamp": list(range(400)), "a": ["1"] * 390 + ["x"] * 10}, "row 390: a is 'x'"),
+        ({"timestamp": [0, 1], "a": [[1], [2]]}, "'a' has type list"),
+        ({"timestamp": pa.array([1, 2], pa.duration("s")), "a": [1, 2]}, "'timestamp' has type duration"),
+        ({"timestamp": pa.array(["2026-05-02", None]), "a": [1, 2]}, "row 1: timestamp is empty"),
+        ({"timestamp": [1.0, float("nan")], "a": [1, 2]}, "row 1: timestamp .nan. is not a time stamp"),
+        ({"timestamp": [1, 2], "metric": ["a", None], "value": [1, 2]}, "row 1: metric is empty"),
+        (
+            {"timestamp": pa.array([10**14], pa.int64()).cast(pa.timestamp("s")), "a": [1]},
+            "outside the years",
+        ),
+        ({"timestamp": pa.array([], pa.int64()), "a": pa.array([], pa.float64())}, "no rows"),
+    ],
+)
+def test_parquet_with_odd_columns(tmp_path, columns, told):
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match=told):
+        read(tmp_path / "t.parquet")
+
+
+def test_categories_and_other_text_types(tmp_path):
+    """pandas' categories and Arrow's large strings are text as any other."""
+    table = pa.table(
+        {
+            "timestamp": pa.array(["2026-05-02", "2026-05-02"]).dictionary_encode(),
+            "metric": pa.array(["a", "b"]).dictionary_encode(),
+            "value": pa.array(["1", "2.5"], pa.large_string()),
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    np.testing.assert_array_equal(read(tmp_path / "t.parquet").values, [[1, 2.5]])
+
+
+def test_a_table_that_outgrows_memory(csv, monkeypatch):
+    """Read whole it is refused before the machine gives way; in pieces it is read."""
+    from foreshock.sources import tables
+
+    path = csv("timestamp,a\n" + "".join(f"{i},1\n" for i in range(100)))
+    monkeypatch.setattr(tables, "_LEFT_BYTES", 1 << 60)
+    assert len(read(path)) == 100  # a small table never is
+    monkeypatch.setattr(tables.psutil, "virtual_memory", lambda: type("M", (), {"available": 10}))
+    monkeypatch.setattr(tables, "_LEFT_BYTES", 100)
+    with pytest.raises(ResourceError, match=r"100 rows fill .* read it in pieces"):
+        read(path)
+    assert sum(len(p) for p in frames(path, 10)) == 100

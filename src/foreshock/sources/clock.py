@@ -68,15 +68,8 @@ class Clock:
     def _error(self, row: int, what: str) -> SourceError:
         return SourceError(f"{self.place(self.row + row)}: {self.column} {what}")
 
-    def _style(self, style: str, first: str) -> None:
-        if not self.style:
-            self.style, self.first = style, first
-        elif self.style != style:
-            raise self._error(0, f"({first!r}) is {style}, the first ({self.first!r}) is {self.style}.")
-
     def _arrow(self, stamps: pa.Array) -> np.ndarray:
         zone = getattr(stamps.type, "tz", None)
-        self._style("zoned" if zone else "naive", str(stamps[0]) if len(stamps) else "")
         try:
             out: np.ndarray = np.asarray(stamps.cast(pa.timestamp("ns", tz=zone)).cast(pa.int64()))
         except pa.ArrowInvalid as e:
