@@ -1,0 +1,168 @@
+"""How well incidents are found on the development recordings, beside one-liners and an untrained network.
+
+    python benchmarks/recordings.py --data FOLDER [--quick]
+
+FOLDER holds `nezha/` as docs/data.md describes it. One JSON line a recording and detector goes to
+benchmarks/results/recordings.jsonl; benchmarks/tables.py writes RESULTS.md from it.
+
+Protocol: zero-shot, causal, one fixed configuration, the detectors see no label. Threshold: causal
+calibration from unlabelled scores at one false alarm a day. Positive rows: faults that metrics can show;
+other faults, recovery rows and unlisted injections are ignored. Train Ticket is scored before 15:50 UTC,
+since its traffic falls after all faults (see docs/data.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import foreshock
+from foreshock.calibrate import calibrate_causal
+from foreshock.decide import decide
+from foreshock.explain import explain
+from foreshock.frame import Frame
+from foreshock.memory import watch
+from foreshock.metrics import average_precision, count_events, fault_spans, roc_auc
+from foreshock.models import Detector, load_detector
+from foreshock.models.moment import Moment, load_moment
+from foreshock.models.reconstruct import moment_detector
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "recordings.jsonl"
+RECORDINGS = {
+    "Online Boutique 2022-08-22": ("nezha/onlineboutique_2022-08-22.parquet", None),
+    "Train Ticket 2023-01-29, 88 KPIs": ("nezha/trainticket88_2023-01-29.csv.gz", "2023-01-29T15:50"),
+    "Train Ticket 2023-01-29, all KPIs": ("nezha/trainticket_2023-01-29.parquet", "2023-01-29T15:50"),
+}
+
+
+def untrained(seed: int) -> Detector:
+    """nano's shape, random weights."""
+    torch.manual_seed(seed)
+    return moment_detector("untrained", model=Moment(load_moment("nano").config).eval())
+
+
+def detectors(quick: bool) -> Iterator[tuple[str, int, Callable[[], Detector]]]:
+    """Name, seed and how to make each."""
+    yield "foreshock (nano)", 0, lambda: load_detector("foreshock")
+    for seed in range(1 if quick else 3):
+        yield "untrained network, same shape", seed, lambda seed=seed: untrained(seed)
+    for name in ("past_median", "linear_ar", "last_value", "rolling_variance", "squared_difference"):
+        yield name, 0, lambda name=name: load_detector(name)
+    for seed in range(3):
+        yield "random", seed, lambda seed=seed: load_detector("random", seed=seed)
+    yield "moment_published (nano, offline)", 0, lambda: load_detector("moment_published", causal=False)
+
+
+def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]:
+    """Every figure of one detector on one recording."""
+    labels = frame.labels
+    assert labels is not None
+    seen = labels.anomaly & labels.metric_visible
+    ignore = labels.ignore | (labels.anomaly & ~seen)
+    if until is not None:
+        ignore = ignore | (frame.time >= np.datetime64(until))
+    began, cpu = time.perf_counter(), time.process_time()
+    scores = detector.score(frame.without_labels())
+    took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
+    threshold = calibrate_causal(scores.system, frame.step_s)
+    events = decide(scores, threshold)
+    faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
+    counts = count_events(events, faults, len(frame), frame.step_s, ignore)
+    return {
+        "rows": len(frame),
+        "kpis": len(frame.kpis),
+        "faults": counts.faults,
+        "positive_rows": int((seen & ~ignore).sum()),
+        "average_precision": average_precision(scores.system, seen, ignore),
+        "roc_auc": roc_auc(scores.system, seen, ignore),
+        "event_recall": counts.recall,
+        "alarms": counts.alarms,
+        "false_alarms": counts.false_alarms,
+        "false_alarms_per_hour": counts.false_alarms_per_hour,
+        "median_delay_s": float(np.median(counts.delays_s)) if counts.delays_s else None,
+        **root_causes(frame, scores, events, faults),
+        "score_wall_s": took,
+        "score_cpu_s": took_cpu,
+    }
+
+
+def root_causes(frame: Frame, scores: Any, events: Any, faults: list[tuple[int, int]]) -> dict[str, Any]:
+    """Of the faults found: is the labelled service first, or among the first three?"""
+    labels = frame.labels
+    assert labels is not None
+    first = third = found = 0
+    for start, end in faults:
+        event = next((e for e in events if e.start < end + 2 and e.end > start), None)
+        if event is None:
+            continue
+        found += 1
+        ranked = [s.name for s in explain(frame.without_labels(), scores, event).services]
+        root = str(labels.root_cause[start])
+        first += ranked[:1] == [root]
+        third += root in ranked[:3]
+    return {"found": found, "service_first": first, "service_in_three": third}
+
+
+def commit() -> str:
+    try:
+        run = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return run.stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="one seed of the untrained network")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    records = []
+    for title, (path, until) in RECORDINGS.items():
+        frame = foreshock.read(str(args.data / path))
+        digest = hashlib.sha256((args.data / path).read_bytes()).hexdigest()
+        for name, seed, make in detectors(args.quick):
+            with watch(name) as seen:
+                detector = make()
+                figures = judge(frame, until, detector)
+            record = {
+                "kind": "recording",
+                "recording": title,
+                "detector": name,
+                "seed": seed,
+                **figures,
+                "peak_bytes": seen.peak.resident_bytes,
+                "data_sha256": digest,
+                "describe": detector.describe(),
+                "commit": commit(),
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "date": time.strftime("%Y-%m-%d"),
+            }
+            records.append(record)
+            print(
+                json.dumps(
+                    {k: record[k] for k in ("recording", "detector", "average_precision", "event_recall")}
+                )
+            )
+    part = args.out.with_suffix(".part")
+    part.write_text("".join(json.dumps(r) + "\n" for r in records))
+    part.replace(args.out)
+
+
+if __name__ == "__main__":
+    main()
