@@ -442,3 +442,83 @@ def test_batches_do_not_change_the_numbers(model, monkeypatch):
     for patches in (1, 40, 10**6):
         monkeypatch.setattr(engine, "BATCH_PATCHES", (patches, patches))
         close(model.reconstruct(values, observed), want)
+
+
+# ------------------------------------------------- compiled
+
+
+@pytest.fixture
+def own_model(monkeypatch) -> Moment:
+    """A model for which compiling always pays and costs nothing: the compiler is a stand-in that counts."""
+    torch.manual_seed(0)
+    model = Moment(SMALL).eval()
+    calls: list[tuple[int, ...]] = []
+
+    def compiled(blocks, x, bias, wanted):
+        torch.testing.assert_close(blocks(x, bias), wanted)
+        return lambda x, bias: calls.append(tuple(x.shape[:2])) or blocks(x, bias)
+
+    monkeypatch.setattr(engine, "can_compile", lambda: True)
+    monkeypatch.setattr(engine, "compiled", compiled)
+    monkeypatch.setattr(engine, "COMPILING_S", 0.0)
+    monkeypatch.setattr(engine, "BATCH_PATCHES", (32, 32))
+    model.calls = calls
+    return model
+
+
+def test_whole_batches_go_through_the_compiled_encoder(own_model):
+    """Two of five rows at once: two whole batches compiled, the rest and padded series plain."""
+    values = series(5, 1, CONTEXT)
+    want = own_model.reconstruct(values)
+    assert own_model.compile_for(series=5, steps=CONTEXT)
+    close(own_model.reconstruct(values, hidden=np.zeros((5, CONTEXT), bool)), want)
+    assert own_model.calls == [(2, 16), (2, 16)]
+    own_model.reconstruct(values[..., :64])
+    observed = np.ones((5, CONTEXT), bool)
+    observed[:, :16] = False
+    own_model.reconstruct(values, observed)
+    assert len(own_model.calls) == 2
+
+
+def test_a_changed_weight_retires_the_compiled_encoder(own_model):
+    """It has the old ones built in."""
+    assert own_model.compile_for(series=5, steps=CONTEXT)
+    with torch.no_grad():
+        own_model.encoder.block[1].layer[1].DenseReluDense.wo.weight.mul_(2)
+    own_model.reconstruct(series(5, 1, CONTEXT))
+    assert own_model.calls == []
+
+
+def test_little_work_is_not_compiled(own_model, monkeypatch):
+    """When it would cost more than it saves, when training, or without a compiler."""
+    monkeypatch.setattr(engine, "COMPILING_S", 60.0)
+    assert not own_model.compile_for(series=10, steps=CONTEXT)
+    monkeypatch.setattr(engine, "COMPILING_S", 0.0)
+    assert not own_model.train().compile_for(series=10, steps=CONTEXT)
+    monkeypatch.setattr(engine, "can_compile", lambda: False)
+    assert not own_model.eval().compile_for(series=10, steps=CONTEXT)
+
+
+def test_a_failing_compiler_is_no_error(monkeypatch):
+    """The plain path is always there."""
+
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    one = torch.ones(1, 1, 4)
+    assert engine.compiled(lambda x, bias: x, one, one, one) is None
+    monkeypatch.setattr(torch, "compile", lambda blocks, **_: blocks)
+    assert engine.compiled(lambda x, bias: x, one, one, one) is not None
+    assert engine.compiled(lambda x, bias: 2 * x, one, one, one) is None
+
+
+def test_threads_beside_others(monkeypatch):
+    """The cores that are free, at least one; what the user said comes first."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for load, wanted in ((0.1, 8), (3.2, 5), (40.0, 1)):
+        monkeypatch.setattr(engine.os, "getloadavg", lambda load=load: (load, 0, 0))
+        assert engine.free_threads() == wanted
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert engine.free_threads() == 3

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -216,6 +217,47 @@ def _refuse_unknown_variants(raw: dict[str, Any], t5: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------- the network
 
+_IS_FRESH: ContextVar[bool] = ContextVar("_IS_FRESH", default=True)  # False: a file will bring all values
+
+
+class Linear(nn.Linear):
+    """A linear layer that whoever makes it starts."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """A table that whoever makes it starts."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+def start_normal(weight: Tensor, variance: float) -> None:
+    """Normal start values, unless a file will bring them."""
+    if _IS_FRESH.get():
+        nn.init.normal_(weight, std=variance**0.5)
+
+
+def start_orthogonal(weight: Tensor) -> None:
+    """Orthogonal start values, unless a file will bring them."""
+    if _IS_FRESH.get():
+        nn.init.orthogonal_(weight, gain=INITIAL_GAIN)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Models made inside have shapes and no start values, thus no memory in use; `fill_from` brings them.
+
+    Not torch's "meta" device: its first use imports the whole compiler, 3 s.
+    """
+    token = _IS_FRESH.set(False)
+    try:
+        yield
+    finally:
+        _IS_FRESH.reset(token)
+
 
 class Positions(nn.Module):
     """The fixed table of sines and cosines, one row a patch."""
@@ -242,11 +284,11 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: MomentConfig) -> None:
         super().__init__()
-        self.value_embedding = nn.Linear(config.patch_len, config.d_model, bias=False)
+        self.value_embedding = Linear(config.patch_len, config.d_model, bias=False)
         self.mask_embedding = nn.Parameter(torch.zeros(config.d_model))
         self.position_embedding = Positions(config.d_model)
         self.dropout = nn.Dropout(config.patch_dropout)
-        nn.init.orthogonal_(self.value_embedding.weight, gain=INITIAL_GAIN)
+        start_orthogonal(self.value_embedding.weight)
 
     def forward(self, patches: Tensor, shown: Tensor | None, first: int) -> Tensor:
         """patches (N, P, patch_len); shown (N, P) bool or None for all; first: position of the first one."""
@@ -278,18 +320,18 @@ class SelfAttention(nn.Module):
         self.num_heads = config.num_heads
         self.d_kv = config.d_kv
         self.dropout = config.dropout
-        self.q = nn.Linear(config.d_model, config.inner, bias=False)
-        self.k = nn.Linear(config.d_model, config.inner, bias=False)
-        self.v = nn.Linear(config.d_model, config.inner, bias=False)
-        self.o = nn.Linear(config.inner, config.d_model, bias=False)
+        self.q = Linear(config.d_model, config.inner, bias=False)
+        self.k = Linear(config.d_model, config.inner, bias=False)
+        self.v = Linear(config.d_model, config.inner, bias=False)
+        self.o = Linear(config.inner, config.d_model, bias=False)
         if has_bias:
-            self.relative_attention_bias = nn.Embedding(config.num_buckets, config.num_heads)
-        nn.init.normal_(self.q.weight, std=(config.d_model * config.d_kv) ** -0.5)
-        nn.init.normal_(self.k.weight, std=config.d_model**-0.5)
-        nn.init.normal_(self.v.weight, std=config.d_model**-0.5)
-        nn.init.normal_(self.o.weight, std=config.inner**-0.5)
+            self.relative_attention_bias = Embedding(config.num_buckets, config.num_heads)
+        start_normal(self.q.weight, 1 / (config.d_model * config.d_kv))
+        start_normal(self.k.weight, 1 / config.d_model)
+        start_normal(self.v.weight, 1 / config.d_model)
+        start_normal(self.o.weight, 1 / config.inner)
         if has_bias:
-            nn.init.normal_(self.relative_attention_bias.weight, std=config.d_model**-0.5)
+            start_normal(self.relative_attention_bias.weight, 1 / config.d_model)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         x = x.to(self.q.weight.dtype)
@@ -319,13 +361,13 @@ class AttentionLayer(nn.Module):
 class GatedFeedForward(nn.Module):
     def __init__(self, config: MomentConfig) -> None:
         super().__init__()
-        self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.wi_0 = Linear(config.d_model, config.d_ff, bias=False)
+        self.wi_1 = Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.wi_0.weight, std=config.d_model**-0.5)
-        nn.init.normal_(self.wi_1.weight, std=config.d_model**-0.5)
-        nn.init.normal_(self.wo.weight, std=config.d_ff**-0.5)
+        start_normal(self.wi_0.weight, 1 / config.d_model)
+        start_normal(self.wi_1.weight, 1 / config.d_model)
+        start_normal(self.wo.weight, 1 / config.d_ff)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.wi_0.weight.dtype)
@@ -359,9 +401,10 @@ class Encoder(nn.Module):
     def __init__(self, config: MomentConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(
+        self.embed_tokens = Embedding(
             config.vocab_size, config.d_model
         )  # the format holds it; nothing reads it
+        start_normal(self.embed_tokens.weight, 1.0)
         self.embed_tokens.weight.requires_grad_(False)
         self.block = nn.ModuleList(Block(config, has_bias=i == 0) for i in range(config.num_layers))
         self.final_layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
@@ -378,11 +421,15 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, attended: Tensor | None = None) -> Tensor:
         """x (N, P, D); attended (N, P) bool, False for patches nobody may look at; None means all."""
-        bias = self.position_bias(x.shape[1]).to(x.dtype)
+        bias = self.position_bias(x.shape[1])
         if attended is not None:
             # The lowest finite number, not -inf: a row where nothing may be looked at stays finite.
             forbidden = torch.zeros(attended.shape, dtype=x.dtype, device=x.device)
             bias = bias + forbidden.masked_fill_(~attended, torch.finfo(x.dtype).min)[:, None, None, :]
+        return self.run_blocks(x, bias)
+
+    def run_blocks(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x (N, P, D) through all blocks; bias (1 or N, heads, P, P)."""
         x = self.dropout(x)
         for block in self.block:
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -431,8 +478,8 @@ class ReconstructionHead(nn.Module):
     def __init__(self, config: MomentConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.head_dropout)
-        self.linear = nn.Linear(config.d_model, config.patch_len)
-        nn.init.orthogonal_(self.linear.weight, gain=INITIAL_GAIN)
+        self.linear = Linear(config.d_model, config.patch_len)
+        start_orthogonal(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -487,6 +534,7 @@ class Backbone(nn.Module):
         self.patch_embedding = PatchEmbedding(self.geometry)
         self.encoder = Encoder(self.geometry)
         self.head = build_head(self.geometry)
+        self._compiled: dict[tuple[int, int], tuple[int, engine.Blocks]] = {}  # by rows and patches
 
     def states(
         self, patches: Tensor, shown: Tensor | None = None, attended: Tensor | None = None, first: int = 0
@@ -541,17 +589,63 @@ class Backbone(nn.Module):
         if skip_padding and attended is not None:
             leads = (attended.cumsum(-1) == 0).sum(-1).clamp(max=count - 1)
             order = leads.argsort(stable=True)  # rows with as much padding go together
-        at_once = engine.batch_rows(count, self.geometry.d_ff, self.compute_dtype.itemsize)
+        at_once = self._batch_rows(count)
         for rows_now in torch.split(order, at_once) if rows else ():
             first = 0 if leads is None else int(leads[rows_now].min())
             now = slice(int(rows_now[0]), int(rows_now[-1]) + 1) if leads is None else rows_now
-            result[now, first:] = self.states(
+            result[now, first:] = self._fast_states(
                 patches[now, first:],
                 None if shown is None else _if_any_false(shown[now, first:]),
                 None if attended is None else _if_any_false(attended[now, first:]),
                 first,
-            ).to(result.dtype)
+            )
         return result
+
+    def _batch_rows(self, patches: int) -> int:
+        return engine.batch_rows(patches, self.geometry.d_ff, self.compute_dtype.itemsize)
+
+    def _fast_states(
+        self, patches: Tensor, shown: Tensor | None, attended: Tensor | None, first: int
+    ) -> Tensor:
+        made_for, blocks = self._compiled.get((len(patches), patches.shape[1]), (0, None))
+        if blocks is None or attended is not None or made_for != self._weights_version():
+            return self.states(patches, shown, attended, first)
+        x = self.patch_embedding(patches, shown, first)
+        return blocks(x, self.encoder.position_bias(patches.shape[1]))
+
+    def _weights_version(self) -> int:
+        """Changes whenever a weight of the encoder does; a compiled encoder has them built in."""
+        return hash(tuple((id(p), p._version) for p in self.encoder.parameters())) or 1
+
+    @torch.no_grad()
+    def compile_for(self, series: int, steps: int) -> bool:
+        """Compile the encoder if so many series of so many steps are worth it; the plain one always stays.
+
+        Call it once before a long run. It times one plain batch, compiles when the time that would be saved
+        exceeds the minute that compiling takes, and keeps the result if it gives the plain one's numbers.
+
+        Returns:
+            Whether whole batches of such series now go through the compiled encoder.
+        """
+        patches = -(-steps // self.geometry.patch_len)
+        rows = self._batch_rows(patches)
+        if self.training or self._device.type != "cpu" or not engine.can_compile():
+            return False
+        x = torch.randn(rows, patches, self.geometry.d_model)
+        bias = self.encoder.position_bias(patches)
+        plain = self.encoder.run_blocks(x, bias)
+        plain_s = engine.seconds(lambda: self.encoder.run_blocks(x, bias))
+        if plain_s * (series // rows) * engine.COMPILED_SAVES < engine.COMPILING_S:
+            return False
+        blocks = engine.compiled(self.encoder.run_blocks, x, bias, plain)
+        if blocks is None:
+            return False
+        self._compiled[rows, patches] = (self._weights_version(), blocks)
+        return True
+
+    @property
+    def _device(self) -> torch.device:
+        return self.patch_embedding.mask_embedding.device
 
     def decode(self, states: Tensor) -> Tensor:
         """States through the head, in the head's own precision."""
@@ -701,10 +795,6 @@ class Moment(Backbone):
     def _need(self, task: str) -> None:
         if self.config.task != task:
             raise InputError(f"this model was loaded for {self.config.task}; load it with task={task!r}")
-
-    @property
-    def _device(self) -> torch.device:
-        return self.patch_embedding.mask_embedding.device
 
 
 def join_channels(states: Tensor, reduction: str) -> Tensor:
@@ -858,7 +948,7 @@ def load_moment(
         raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(engine.PRECISIONS)}")
     folder = weights.find(folder_or_id)
     config = replace(MomentConfig.from_dict(weights.read_config(folder)), task=task, **task_options)
-    with without_memory():
+    with without_values():
         model = Moment(config)
     fill_from(model, weights.read_tensors(folder), folder)
     set_precision(model.eval(), precision)
@@ -891,15 +981,8 @@ def _probe(model: Backbone) -> np.ndarray:
     return (model.decode(states) - x if is_reconstruction else states).square().numpy()
 
 
-@contextmanager
-def without_memory() -> Iterator[None]:
-    """Models made inside have no memory and no start values, only shapes; `fill_from` brings them."""
-    with torch.device("meta"):
-        yield
-
-
 def fill_from(model: Backbone, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Put a checkpoint's tensors in the places of a model made `without_memory`.
+    """Put a checkpoint's tensors in the places of a model made `without_values`.
 
     A head for another task than the file's starts fresh.
     """
@@ -916,7 +999,6 @@ def fill_from(model: Backbone, tensors: dict[str, Tensor], folder: Path) -> None
         )
     loaded = {name: t.float() for name, t in {**body, **(head if is_same_head else {})}.items()}
     model.load_state_dict(loaded, strict=False, assign=True)
-    model.patch_embedding.position_embedding.pe = sinusoids(MAX_PATCHES, model.geometry.d_model).unsqueeze(0)
     model.encoder.embed_tokens.weight.requires_grad_(False)
     if not is_same_head and model.geometry.task == "reconstruction":
         raise WeightsError(

@@ -31,7 +31,7 @@ from foreshock.models.moment import (
     fill_from,
     join_channels,
     normalise,
-    without_memory,
+    without_values,
 )
 
 
@@ -395,7 +395,7 @@ class MOMENTPipeline(MOMENT):
         )
         config = weights.read_config(folder)
         try:
-            with without_memory():
+            with without_values():
                 model = cls(config, model_kwargs=model_kwargs or {})
         except ConfigError as error:
             raise ValueError(str(error)) from error
