@@ -25,6 +25,8 @@ AT_ONCE_SHARE = 0.25  # of the promised false alarms, for single rows
 CONFIRM_S = 90.0  # two rows at a row a minute, six at 15 s, eighteen at 5 s ...
 CONFIRM_SHARE = 2 / 3  # ... of which two, four, twelve must be above `high`
 MERGE_S = 120.0
+WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
+FAR = 5.0  # tail scales above `at_once` from which a row is certainly no quiet one
 SOURCE = {
     "tail": "peaks over threshold: Siffer et al. 2017 (SPOT); generalised Pareto by Zhang and Stephens 2009",
     "conformal": "split conformal: Vovk et al. 2005; Laxhammar and Falkman 2010",
@@ -256,14 +258,15 @@ class CausalThreshold:
 class CausalCalibrator:
     """Learns the threshold while scores arrive; `push` in any pieces gives the same numbers.
 
-    A row is judged by scores before it only. An incident can't raise the threshold, as `calibrate` sets
-    lasting rises aside. When more than half of the last `relearn_rows` reach `high`, they are the new
-    normal and the older ones are forgotten.
+    A row is judged by scores before it only. An incident can't raise the threshold: rows far above it are
+    not learned from, and `calibrate` sets lasting rises aside. (Rows a little above it are learned from:
+    leaving them out would lower the threshold again and again.) When more than half of the last
+    `relearn_rows` reach `high`, they are the new normal and the older ones are forgotten.
     """
 
     step_s: float
     false_alarms_per_day: float = 1.0
-    warmup_rows: int = 60  # scores (not missing, not leading zeros) before the first threshold
+    warmup_rows: int = WARMUP_ROWS  # scores (not missing, not leading zeros) before the first threshold
     refresh_rows: int = 30  # scores between two refreshes; fewer at first, more with a long memory
     memory_rows: int = 20_000  # scores remembered
     relearn_rows: int = 120  # rows after which a lasting change is normal
@@ -271,6 +274,7 @@ class CausalCalibrator:
     confirm_s: float = CONFIRM_S
     confirm_share: float = CONFIRM_SHARE
     _scores: np.ndarray = field(default_factory=lambda: np.zeros(0), init=False, repr=False)
+    _far: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), init=False, repr=False)
     _row: int = field(default=0, init=False)
     _finite: int = field(default=0, init=False)
     _due: int = field(default=0, init=False)
@@ -317,6 +321,11 @@ class CausalCalibrator:
         return min(int(np.searchsorted(seen, self._due - self._finite)) + 1, len(scores))
 
     def _remember(self, scores: np.ndarray) -> None:
+        far = np.zeros(len(scores), bool)
+        if self._now is not None and math.isfinite(self._now.at_once):
+            with np.errstate(invalid="ignore"):
+                far = scores >= self._now.at_once + FAR * self._now.scale
+        self._far = np.concatenate([self._far, far])[-self.memory_rows :]
         self._scores = np.concatenate([self._scores, scores])[-self.memory_rows :]
         self._row += len(scores)
         self._finite += int(np.isfinite(scores).sum())
@@ -328,12 +337,14 @@ class CausalCalibrator:
             with np.errstate(invalid="ignore"):
                 if (recent >= self._now.high).sum() > 0.5 * seen:
                     self._scores = recent
+                    self._far = np.zeros(len(recent), bool)
         # Early rows teach much each, later ones little: wait an eighth of what is known, up to
         # `refresh_rows`, and with a long memory a twentieth of it.
         wait = max(min(self.refresh_rows, self._finite // 8), len(self._scores) // 20, 1)
         self._due = self._finite + wait
+        learned = np.where(self._far, math.nan, self._scores)
         return calibrate(
-            self._scores, self.step_s, self.false_alarms_per_day, merge_s=self.merge_s,
+            learned, self.step_s, self.false_alarms_per_day, merge_s=self.merge_s,
             confirm_s=self.confirm_s, confirm_share=self.confirm_share,
         )  # fmt: skip
 
@@ -343,7 +354,7 @@ def calibrate_causal(
     step_s: float,
     false_alarms_per_day: float = 1.0,
     *,
-    warmup_rows: int = 60,
+    warmup_rows: int = WARMUP_ROWS,
     refresh_rows: int = 30,
     memory_rows: int = 20_000,
     relearn_rows: int = 120,

@@ -13,7 +13,7 @@ import numpy as np
 TAIL_SHARE = 0.02  # Siffer et al. 2017 keep the initial quantile at 0.98
 FEWEST_PEAKS = 15  # fewer cluster peaks than this do not carry a tail fit
 FEWEST_BODY = 20  # rows from which incidents can be told from the body
-LASTING_ROWS = (4, 16)  # lengths of a lasting rise
+SHORT_RISE, LONG_RISE = 4, 16  # lengths of a lasting rise
 # 3.7 sigma and skew, weight and belief below: kept the promise within a factor of two on eight shapes of
 # quiet scores while setting aside the most labelled rows of 19 recordings (SMD, ASD, Nezha).
 SIGMAS, MOST_SKEW, MOST_WEIGHT, BELIEF = 3.7, 0.8, 0.2, 0.7
@@ -59,9 +59,9 @@ def quiet_rows(scores: np.ndarray, contamination: float = 0.4) -> np.ndarray:
     """(T,) bool: rows that the body of the scores explains; False for incidents and NaN.
 
     Incidents last: rows are set aside only where neighbours are high, too. A lone high row is noise that
-    a threshold has to live with. Looks at single rows and at means over 4 and 16 rows, as a lasting rise
-    is unusual long before a single row is; each length has a limit from its own body, so slow scores
-    don't make every rise an incident.
+    a threshold has to live with. Looks at single rows, at what three of four rows reach and at means over
+    16, as a lasting rise is unusual long before a single row is; each has a limit from its own body, so
+    that slow scores don't make every rise an incident.
     """
     quiet: np.ndarray = np.isfinite(scores)
     values = scores[quiet]
@@ -71,14 +71,17 @@ def quiet_rows(scores: np.ndarray, contamination: float = 0.4) -> np.ndarray:
     above = values > limit
     calm = ~(above & (np.convolve(above, np.ones(5), mode="same") > 1.5))
     usual, raised = np.quantile(values[calm], [0.5, 0.75])
-    for length in LASTING_ROWS:
+    for length in (SHORT_RISE, LONG_RISE):
         if len(values) < 4 * max(length, FEWEST_BODY):
             break
         # One wild row is no lasting rise, and what is already set aside has had its say.
         tame = np.where(calm, np.minimum(values, limit), usual)
-        total = np.concatenate([[0.0], np.cumsum(tame)])
-        means = (total[length:] - total[:-length]) / length
-        loud = means > incident_limit(means, contamination)
+        if length == SHORT_RISE:
+            rises = lasting(tame, 3, length)[length - 1 :]  # three of four rows: a spike is no rise
+        else:
+            total = np.concatenate([[0.0], np.cumsum(tame)])
+            rises = (total[length:] - total[:-length]) / length
+        loud = rises > incident_limit(rises, contamination)
         covered = np.convolve(loud, np.ones(length))[: len(values)] > 0.5
         calm &= ~(covered & (values > raised))
     # An incident's edges are part of it: raised rows beside a row set aside.
