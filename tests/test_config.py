@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from foreshock import calibrate, config, sources
 from foreshock.config import Settings, json_schema, load_preset, resolve
 from foreshock.config.document import parse, read_options
 from foreshock.errors import ConfigError
+
+PRESETS_FOLDER = Path(config.__file__).parents[1] / "presets"
 
 
 @pytest.fixture
@@ -166,7 +169,7 @@ def test_the_schema_knows_every_setting():
 
 
 def test_thresholds_agree_with_their_function():
-    """Defaults stand beside the functions that use them; the settings repeat the same numbers."""
+    """Settings are arguments of the functions that use them, with the same defaults."""
     theirs = {f.name: f.default for f in dataclasses.fields(calibrate.CausalCalibrator)}
     ours = {f.name: f.default for f in dataclasses.fields(config.ThresholdOptions)}
     assert ours.items() <= theirs.items()
@@ -192,6 +195,20 @@ def test_options_from_a_file(tmp_path):
     path = tmp_path / "o.yaml"
     path.write_text("steps: 3\ninner: {path: b}\nmany:\n  - path: c\n    weight: 2\n  - {path: d}\n")
     assert read_options(path, Outer) == Outer(3, Inner("b"), (Inner("c", 2.0), Inner("d")))
+    path.write_text("outer:\n  steps: 4\n")
+    assert read_options(path, Outer, "outer") == Outer(4)
+    path.write_text("outer:\n  step: 4\n")
+    with pytest.raises(ConfigError, match=r"yaml:2: there is no setting 'step'; did you mean 'steps'"):
+        read_options(path, Outer, "outer")
+
+
+@pytest.mark.parametrize(
+    "name", [p.name for p in sorted(PRESETS_FOLDER.glob("*.yaml")) if p.stem not in config.PRESETS]
+)
+def test_training_presets_are_valid(name):
+    """A preset for training reads as its options."""
+    training = pytest.importorskip("foreshock.pretrain")
+    assert read_options(PRESETS_FOLDER / name, training.PretrainConfig, "pretrain").steps > 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import os
@@ -81,15 +82,26 @@ def test_commands_of_the_guides_run(guide, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guide", GUIDES)
-def test_python_of_the_guides_runs(guide, tmp_path):
-    """The Python blocks of a page run as one script, in an empty folder."""
-    path = ROOT / guide
-    script = "\n".join(blocks(path.read_text("utf-8"), "python")) if path.is_file() else ""
-    if not script:
-        pytest.skip(f"{guide} shows no Python")
+def test_python_of_the_quick_start_runs(tmp_path):
+    """The Python blocks of the quick start run as one script, in an empty folder."""
+    script = "\n".join(blocks((ROOT / "docs/quickstart.md").read_text("utf-8"), "python"))
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_in_the_readme_exist():
+    """The README's Python is valid, and every name it takes from foreshock is there."""
+    script = "\n".join(blocks((ROOT / "README.md").read_text("utf-8"), "python"))
+    for node in ast.walk(ast.parse(script)):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "foreshock"
+        ):
+            assert hasattr(foreshock, node.attr), node.attr
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, name.name) for name in node.names), node.module
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -48,7 +48,7 @@ def pretrain(
     from foreshock.pretrain import pretrain as train
 
     console = Console(json, quiet)
-    plan = read_options(config, PretrainConfig)
+    plan = read_options(config, PretrainConfig, "pretrain")
     plan = replace(plan, steps=steps or plan.steps, out=out or plan.out)
     done = 0
     with console.progress("steps", plan.steps) as advance:

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from foreshock.calibrate import CausalCalibrator
 from foreshock.config.document import Document, nearest, need, parse, read_document, show
 from foreshock.decide import Rules
 from foreshock.errors import ConfigError
@@ -63,11 +64,11 @@ class DetectorOptions:
 class ThresholdOptions:
     """The promise about false alarms, and what is learned from."""
 
-    false_alarms_per_day: Positive = 1.0
-    warmup_rows: Count = 60  # scores before the first alarm may be raised
-    refresh_rows: Count = 30  # scores between two adjustments, at most
-    memory_rows: Count = 20_000  # scores remembered
-    relearn_rows: Count = 120  # rows after which a lasting change counts as normal
+    false_alarms_per_day: Positive = CausalCalibrator.false_alarms_per_day
+    warmup_rows: Count = CausalCalibrator.warmup_rows  # scores before the first alarm may be raised
+    refresh_rows: Count = CausalCalibrator.refresh_rows  # scores between two adjustments, at most
+    memory_rows: Count = CausalCalibrator.memory_rows  # scores remembered
+    relearn_rows: Count = CausalCalibrator.relearn_rows  # rows after which a lasting change counts as normal
 
 
 @checked(frozen=True)

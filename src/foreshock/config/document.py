@@ -124,13 +124,16 @@ def _value(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) ->
 # ------------------------------------------------------------------------------------- options from a file
 
 
-def read_options(path: Path, kind: type[_Kind]) -> _Kind:
-    """A file as an options dataclass, nested ones too.
+def read_options(path: Path, kind: type[_Kind], section: str = "") -> _Kind:
+    """A file, or its one section if it has it, as an options dataclass, nested ones too.
 
     Raises:
         ConfigError: with file and line, for an unknown key or a value that doesn't fit.
     """
     document = read_document(path)
+    if set(document.tree) == {section} and isinstance(document.tree[section], dict):
+        lines = {place[1:]: line for place, line in document.lines.items()}
+        document = Document(document.name, document.tree[section], lines)
     for place, known in _unknown_keys(document.tree, kind, ()):
         raise ConfigError(
             f"{document.at(*place)}: there is no setting {'.'.join(map(str, place))!r}"
