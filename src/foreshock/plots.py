@@ -106,7 +106,7 @@ def heat_map(
 ) -> Figure:
     """Services against time: the stronger the colour, the stranger the service. Loudest services first.
 
-    The scale is the recording's own: no colour at the usual score, full at its 99.8 % point.
+    The scale is the recording's own: no colour up to the upper quartile, full at the 99.8 % point.
     """
     rows = loudest_services(scores, most)
     names = [scores.service_names[i] for i in rows]
@@ -117,9 +117,9 @@ def heat_map(
     tops = [envelope(np.asarray(scores.services[:, i], dtype=float), place, columns)[1] for i in rows]
     data = np.array(tops)  # (services shown, columns)
     figure, axes = _figure(width, 44 + 21 * max(len(names), 1), palette)
-    usual = float(np.nanmedian(data)) if np.isfinite(data).any() else 0.0
+    usual = float(np.nanquantile(data, 0.75)) if np.isfinite(data).any() else 0.0
     most_seen = float(np.nanquantile(data, 0.998)) if np.isfinite(data).any() else 1.0
-    strength = np.clip((data - usual) / max(most_seen - usual, 1e-9), 0, 1) ** 0.8
+    strength = np.clip((data - usual) / max(most_seen - usual, 1e-9), 0, 1)
     left, right = float(edges[0]), float(edges[-1])
     extent = (left, right, len(names) - 0.5, -0.5)
     axes.imshow(_tint(strength, LIGHT.alarm), extent=extent, aspect="auto", interpolation="nearest")
@@ -162,10 +162,10 @@ def kpi_panel(
     numbers = _numbers(time)
     if expected is not None and np.isfinite(expected).any():
         expected = np.asarray(expected, dtype=float)
+        floor = 0.0 if np.nanmin(values, initial=np.inf) >= 0 else -np.inf  # no latency below 0
+        expected = np.maximum(expected, floor)
         if spread > 0:
-            low, high = expected - spread, expected + spread
-            if np.nanmin(values, initial=np.inf) >= 0:
-                low = np.maximum(low, 0)
+            low, high = np.maximum(expected - spread, floor), expected + spread
             axes.fill_between(numbers, low, high, color=palette.expected, alpha=0.28, lw=0)
         axes.plot(numbers, expected, color=palette.expected, lw=1.1, dashes=(4, 2))
     _line(axes, time, np.asarray(values, dtype=float), palette.value, PIXELS[width], 1.4)
@@ -174,7 +174,8 @@ def kpi_panel(
     _style(axes, palette)
     _clock(axes, 3, palette)
     axes.yaxis.set_major_locator(_ticker().MaxNLocator(3))
-    axes.yaxis.set_major_formatter(_ticker().FuncFormatter(lambda v, _: quantity(v, unit)))
+    short = unit if len(unit) <= 3 or unit == "ratio" else ""
+    axes.yaxis.set_major_formatter(_ticker().FuncFormatter(lambda v, _: quantity(v, short)))
     if len(time):
         axes.set_xlim(numbers[0], numbers[-1] if len(time) > 1 else numbers[0] + 1e-3)
     # Fixed margins: panels stand side by side, and measuring letters takes longer than drawing them.
@@ -268,14 +269,15 @@ def to_svg(figure: Figure, name: str, *, described: str = "") -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
     text = re.sub(r'(\s)id="([^"]*)"', lambda m: f'{m[1]}id="{name}-{m[2]}"' if m[2] in used else "", text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    # Links to the page (xlink:href on <a>) stay; only glyph and marker references are ours.
     text = re.sub(r'(<use[^>]*xlink:href=")#', rf"\1#{name}-", text)
+    text = re.sub(r'<a xlink:href="(#[\w-]+)" target="_blank">', r'<a href="\1">', text)
     text = re.sub(r" ?font-family:[^;\"]*;?", "", text)
     text = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", text)
     text = re.sub(r"\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", text)
     for field in fields(PAGE):
         text = text.replace(getattr(PAGE, field.name), f"var(--{field.name})")
-    label = f'role="img" aria-label="{html.escape(described, quote=True)}"'
+    role = "group" if "<a " in text else "img"  # an image would hide its links from screen readers
+    label = f'role="{role}" aria-label="{html.escape(described, quote=True)}"'
     size = f'viewBox="0 0 {figure.get_figwidth() * 72:.0f} {figure.get_figheight() * 72:.0f}"'
     text = re.sub(
         r"<svg[^>]*>",
@@ -413,7 +415,7 @@ def _tint(strength: np.ndarray, color: str) -> np.ndarray:
 
     image = np.empty((*strength.shape, 4))
     image[..., :3] = to_rgb(color)
-    image[..., 3] = 0.05 + 0.95 * np.nan_to_num(strength)
+    image[..., 3] = 0.04 + 0.96 * np.nan_to_num(strength)
     image[np.isnan(strength)] = (0.5, 0.5, 0.5, 0.3)
     return image
 

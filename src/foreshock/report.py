@@ -319,7 +319,7 @@ def _card(source: Source, place: int, is_pictured: bool, is_open: bool) -> dict[
         "when": f"since {since}, {state}",
         "change": cause.services[0].why if cause.services else "",
         "sure": share(event.confidence),
-        "headline": cause.headline[:1].upper() + cause.headline[1:],
+        "headline": _headline(cause),
         "facts": facts,
         "services_title": "Most likely origin" if cause.is_known else "Where it may come from",
         "services": [
@@ -331,6 +331,12 @@ def _card(source: Source, place: int, is_pictured: bool, is_open: bool) -> dict[
         "panels": panels,
         "has_expected": any(p["has_expected"] for p in panels),
     }
+
+
+def _headline(cause: Cause) -> str:
+    """The cause in one sentence; a service's name keeps its first letter as it is."""
+    starts_with_name = any(cause.headline.startswith(s.name) for s in cause.services)
+    return cause.headline if starts_with_name else cause.headline[:1].upper() + cause.headline[1:]
 
 
 def _origin(cause: Cause) -> str:
@@ -478,7 +484,9 @@ def _known(source: Source) -> dict[str, Any] | None:
     labels = source.frame.labels
     if labels is None or not labels.anomaly.any():
         return None
-    faults, found, visible = [], 0, 0
+    faults: list[dict[str, str]] = []
+    silent: list[dict[str, str]] = []
+    found = 0
     matched: set[int] = set()
     for number in sorted(set(labels.fault_id[labels.anomaly].tolist())):
         rows = np.flatnonzero(labels.anomaly & (labels.fault_id == number))
@@ -486,8 +494,7 @@ def _known(source: Source) -> dict[str, Any] | None:
         matched.update(hits)
         shows = bool(labels.metric_visible[rows].any())
         found += shows and bool(hits)
-        visible += shows
-        faults.append(_fault_row(source, labels, rows, hits, shows))
+        (faults if shows else silent).append(_fault_row(source, labels, rows, hits, shows))
     others = [i + 1 for i in range(len(source.events)) if i not in matched]
     excused = [n for n in others if labels.ignore[source.events[n - 1].rows].any()]
     strange = [n for n in others if n not in excused]
@@ -496,11 +503,11 @@ def _known(source: Source) -> dict[str, Any] | None:
         notes.append(f"Without a known fault: {_count(len(strange), 'incident')} ({_numbers(strange)}).")
     if excused:
         notes.append(f"In rows the labels leave out, recovery or suspected faults: {_numbers(excused)}.")
-    hidden = len(faults) - visible
-    tail = f"; {_count(hidden, 'fault')} more left no trace in the metrics" if hidden else ""
     return {
-        "title": f"{found} of {_count(visible, 'known fault')} found{tail}",
+        "title": f"{found} of {_count(len(faults), 'known fault')} found",
         "faults": faults[:MOST_CARDS],
+        "silent": silent[:MOST_CARDS],
+        "silent_title": f"{_count(len(silent), 'more fault')} left no trace in the metrics",
         "note": " ".join(notes),
     }
 
@@ -584,7 +591,10 @@ def _detector(source: Source) -> dict[str, Any]:
 def _data(source: Source) -> dict[str, Any]:
     quality, frame = source.quality, source.frame
     missing = f"{100 * quality.missing:.2g} %" if quality.missing else "none"
-    rows = [("Source", frame.source or "not told"), ("Missing values", missing)]
+    rows = [
+        ("Source", frame.source.rstrip("/").rsplit("/", 1)[-1] or "not told"),
+        ("Missing values", missing),
+    ]
     constant = [k.name for k in quality.kpis if k.constant]
     dead = [k.name for k in quality.kpis if k.dead]
     if constant:
