@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CELL_BYTES = 160  # peak of reading and scoring a value; 400,000 rows × 88, rows 65,536 at once, 2026-11-24
 PIECE_BYTES = 2**28  # larger pieces are no faster
+HEAD_ROWS = 512  # enough to count the KPIs
 
 
 def read_options(settings: Settings) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def piece_rows(input: str, settings: Settings) -> int:
 
     if settings.memory.rows == 1:
         return 1
-    head = next(iter(sources.frames(input, rows=1, **read_options(settings))), None)
+    head = next(iter(sources.frames(input, rows=HEAD_ROWS, **read_options(settings))), None)
     row_bytes = CELL_BYTES * (1 if head is None else len(head.kpis))
     fits = batch_for(
         Budget.parse(settings.memory.budget), row_bytes, resident_bytes(), settings.memory.rows, "one row"
