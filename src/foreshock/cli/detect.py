@@ -88,7 +88,7 @@ def detect(
             with run.phase("report"), replacing(report) as part:
                 page.write(
                     part, frame, scores, threshold, events, causes,
-                    title=input.rstrip(":"), quality=found, repaired=repairs, about=detecting.describe(),
+                    title=Path(input.rstrip(":")).name, quality=found, repaired=repairs, about=detecting.describe(),
                 )  # fmt: skip
         facts = {
             "input": input,
