@@ -46,7 +46,7 @@ check: $(VENV)/.developed
 	$(RUN)/mypy
 
 bench: $(VENV)/.installed
-	$(RUN)/python benchmarks/forward.py
+	$(RUN)/python benchmarks/moment_speed.py
 
 docs: $(VENV)/.developed
 	$(RUN)/python docs/generate.py

@@ -88,7 +88,8 @@ def detect(
             with run.phase("report"), replacing(report) as part:
                 page.write(
                     part, frame, scores, threshold, events, causes,
-                    title=Path(input.rstrip(":")).name, quality=found, repaired=repairs, about=detecting.describe(),
+                    title=Path(input.rstrip(":")).name, quality=found, repaired=repairs,
+                    about=detecting.describe(),
                 )  # fmt: skip
         facts = {
             "input": input,
