@@ -13,6 +13,7 @@ import numpy as np
 TAIL_SHARE = 0.02  # Siffer et al. 2017 keep the initial quantile at 0.98
 FEWEST_PEAKS = 15  # fewer cluster peaks than this do not carry a tail fit
 FEWEST_BODY = 20  # rows from which incidents can be told from the body
+FEWEST_HILL = 6  # incidents that are no tail by their number
 SHORT_RISE, LONG_RISE = 4, 16  # lengths of a lasting rise
 # 3.7 sigma and skew, weight and belief below: kept the promise within a factor of two on eight shapes of
 # quiet scores while setting aside the most labelled rows of 19 recordings (SMD, ASD, Nezha).
@@ -81,7 +82,7 @@ def quiet_rows(scores: np.ndarray, contamination: float = 0.4) -> np.ndarray:
         else:
             total = np.concatenate([[0.0], np.cumsum(tame)])
             rises = (total[length:] - total[:-length]) / length
-        loud = rises > incident_limit(rises, contamination)
+        loud = rises > min(incident_limit(rises, contamination), _hill_limit(rises, contamination, length))
         covered = np.convolve(loud, np.ones(length))[: len(values)] > 0.5
         calm &= ~(covered & (values > raised))
     # An incident's edges are part of it: raised rows beside a row set aside.
@@ -108,6 +109,31 @@ def incident_limit(values: np.ndarray, contamination: float = 0.4) -> float:
         if share and beyond >= BELIEF * share:
             return limits[-1]
     return limits[0]
+
+
+def _hill_limit(values: np.ndarray, contamination: float, gap_rows: int) -> float:
+    """The lowest score from which rises form a hill of their own, with hardly any halfway there; or infinity.
+
+    In a tail that only falls, more peaks lie between half a height and the height than above it. So six
+    peaks above with at most one in four of their number in the valley are no tail.
+    """
+    usual, start = np.quantile(values, [0.5, max(0.75, 1 - contamination)])
+    above = np.flatnonzero(values > start)
+    if len(above) < FEWEST_HILL:
+        return math.inf
+    peaks = np.sort(_peaks(values[above], above, gap_rows))
+    beyond = np.arange(len(peaks), 0, -1)  # at or above each peak
+    valley = np.arange(len(peaks)) - np.searchsorted(peaks, (usual + peaks) / 2)
+    hills = (beyond >= FEWEST_HILL) & (valley <= 0.25 * beyond) & (peaks > usual + 3 * (start - usual))
+    return float(np.nextafter(peaks[hills][0], -math.inf)) if hills.any() else math.inf
+
+
+def _peaks(values: np.ndarray, rows: np.ndarray, gap_rows: int) -> np.ndarray:
+    """The highest value of each cluster of rows."""
+    cluster = _clusters(rows, gap_rows)
+    peaks = np.full(int(cluster[-1]) + 1, -math.inf)
+    np.maximum.at(peaks, cluster, values)
+    return peaks
 
 
 def _g_and_h_limit(values: np.ndarray, sigmas: float = SIGMAS) -> float:
@@ -140,9 +166,7 @@ def fit_tail(scores: np.ndarray, gap_rows: int) -> tuple[Tail | None, float]:
         above = np.flatnonzero(values > start)
         if len(above) < FEWEST_PEAKS:
             continue
-        cluster = _clusters(rows[above], gap_rows)
-        peaks = np.full(int(cluster[-1]) + 1, -math.inf)
-        np.maximum.at(peaks, cluster, values[above])
+        peaks = _peaks(values[above], rows[above], gap_rows)
         if len(peaks) >= FEWEST_PEAKS:
             shape, scale = fit_pareto(peaks - start)
             return Tail(start, len(peaks) / len(values), shape, scale), share
