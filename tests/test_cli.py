@@ -286,6 +286,18 @@ def test_defined_results(ask, tmp_path):
         assert ("repaired: " in err) == (name in ("doubled", "unsorted", "infinite"))
 
 
+def test_ten_thousand_kpis(ask, tmp_path):
+    """A very wide table is scored like another."""
+    names = [f"s{i % 50}__kpi{i}" for i in range(10_000)]
+    values = np.random.default_rng(0).normal(5, 1, (40, 10_000))
+    stamps = pd.DataFrame({"timestamp": START + pd.to_timedelta(np.arange(40), "min")})
+    pd.concat([stamps, pd.DataFrame(values, columns=names)], axis=1).to_parquet(tmp_path / "wide.parquet")
+    out = tmp_path / "s.parquet"
+    code, _, err = ask("score", tmp_path / "wide.parquet", "--out", out, *QUICK)
+    assert code == 0, err
+    assert pd.read_parquet(out).shape == (40, 54)
+
+
 def test_unsorted_pieces_are_refused(ask, tmp_path, monkeypatch):
     """What streaming can't sort is said, with the way out; that way works."""
     monkeypatch.setenv("FORESHOCK__MEMORY__ROWS", "10")

@@ -22,6 +22,7 @@ from foreshock.cli.steps import (
     read_whole,
     require_fit,
     running,
+    total_rows,
 )
 from foreshock.errors import FrameError, OutputError
 
@@ -69,7 +70,7 @@ def score(
     watch = Stopwatch()
     with running(resolved, "score", input) as run, ScoreWriter(out) as writer:
         anomalous = 0
-        with run.phase("score"), console.progress("scoring rows") as advance:
+        with run.phase("score"), console.progress("scoring rows", total_rows(input)) as advance:
             for piece in scored(input, resolved, run, console):
                 anomalous += writer.append(piece.scores, piece.high, piece.inside)
                 advance(len(piece.scores))

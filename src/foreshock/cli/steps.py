@@ -72,6 +72,18 @@ def piece_rows(input: str, settings: Settings) -> int:
     return max(1, min(fits, PIECE_BYTES // row_bytes))
 
 
+def total_rows(input: str) -> int | None:
+    """How many rows a table has, where that is written down; for the progress bar."""
+    if not input.endswith(".parquet"):
+        return None
+    from pyarrow import parquet
+
+    try:
+        return int(parquet.read_metadata(input).num_rows)
+    except (OSError, ValueError):  # the reader will say what is wrong
+        return None
+
+
 def require_fit(frame: Frame, settings: Settings) -> None:
     """Refuse a table whose scores would not fit beside it.
 

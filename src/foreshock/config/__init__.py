@@ -76,7 +76,7 @@ class MemoryOptions:
     """How much may be used."""
 
     budget: str = "auto"  # such as 8GiB; auto is 80 % of what is free now
-    rows: Count = 65_536  # rows read at once from large tables
+    rows: Count = 4_096  # rows read and scored at once, at most
 
 
 @checked(frozen=True)
