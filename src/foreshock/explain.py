@@ -27,6 +27,7 @@ __all__ = ["CLEAR", "Cause", "KpiFinding", "ServiceFinding", "explain"]
 CALM_SHARE = 0.75  # of the rows before, by their score: incidents nobody told us about may be among them
 NOT_OWN = 0.45  # at most so sure when only things that travel, latencies and errors, were seen
 LEAD_S = 120.0  # a KPI may move so long before the event is seen
+EARLY_S = 900.0  # of a long event so much after its detection is looked at: later there are only followers
 FAINT = 0.1  # a score that rose less is not worth a line
 
 
@@ -57,7 +58,8 @@ def explain(
         told = f"unknown: only {len(before)} calm rows before the event; comparing needs {FEWEST_ROWS}"
         return Cause((), (), told, 0.0, len(before), 0)
     lead = min(event.start, _lead_rows(frame))
-    window = slice(event.start - lead, max(event.end, event.start + 1))
+    last = max(event.start, event.detected) + max(1, round(EARLY_S / frame.step_s))
+    window = slice(event.start - lead, max(min(event.end, last), event.start + 1))
     kinds = [kind(k) for k in frame.kpis]
     changes = measure(frame.values[before], frame.values[window], lead, kinds)
     by_score = score_strength(frame, scores, before, window)

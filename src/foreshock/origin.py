@@ -201,6 +201,8 @@ def is_own(service: str, frame: Frame, findings: Sequence[KpiFinding], kinds: Se
     links = links_of(frame.kpis)
     slow = _slow_calls(links, findings)
     mine = [f for f in findings if f.service == service and f.name not in links]
+    if service not in slow and not any(f.excess > 1 or f.direction == "gone" for f in mine):
+        return False  # odd scores, but no value left its usual range
     own = max((_weight(f) * f.strength for f in mine if f.kind in ("resource", "other")), default=0.0)
     travels = max((_weight(f) * f.strength for f in mine if f.kind in ("latency", "errors")), default=0.0)
     if own >= 0.5 * travels or (service in slow and LINK_WEIGHT * slow[service][0] >= 0.5 * travels):
