@@ -16,6 +16,7 @@ from foreshock.decide import Event
 from foreshock.errors import InputError, OutputError
 from foreshock.explain import Cause, KpiFinding, ServiceFinding
 from foreshock.frame import Frame, Kpi, Labels
+from foreshock.report import incidents
 from foreshock.scores import Scores
 
 EVIL = "<script>alert('x')</script>"
@@ -140,7 +141,7 @@ def test_the_reason_is_told(page):
 
 def test_known_faults_stand_apart(page):
     """Labels are compared with what was found, silent faults apart, and marked as never seen."""
-    assert "1 of 2 known faults found" in page.text
+    assert "1 of 2 known faults found, the right origin named for 1" in page.text
     assert "not found" in page.text
     assert "1 more fault left no trace in the metrics" in page.text
     assert "never saw them" in page.text
@@ -224,7 +225,7 @@ def test_many_incidents_and_rows_stay_small():
     page = report.html(frame, scores, threshold, events, causes)
     assert len(page.encode()) < 3_000_000
     assert "And 20 more incidents, not shown." in page
-    assert page.count("<figure>") == 2 * report.MOST_PICTURED
+    assert page.count("<figure>") == 2 * incidents.MOST_PICTURED
 
 
 def test_same_input_same_page():
