@@ -36,7 +36,7 @@ class EvidenceOptions:
 
     length: int = 256  # steps an expectation sees, its block included
     block: int = 32  # steps expected at once; scales are renewed once a block
-    early: int = 256  # the first steps of a recording, which get blocks of one patch: answers from the start
+    early: int = 64  # the first steps of a recording, which get blocks of one patch: answers from the start
     memory: int = 1024  # past steps that scale and tail are taken from
     tail: float = 0.98  # the past error that counts as 1
     tail_prior: float = 3.0  # robust z of that error before the past has told

@@ -156,7 +156,7 @@ def hide_in_turn(model: Moment, dense: np.ndarray, length: int, turns: int = 4) 
     for start in window_starts(filled.shape[1], length, length // 2):
         window = filled[:, start : start + length]
         for turn in range(turns):
-            hidden = np.broadcast_to(patch % turns == turn, window.shape)
+            hidden = np.tile(patch % turns == turn, (len(window), 1))
             said = np.asarray(
                 model.reconstruct(window[:, None], np.isfinite(window)[:, None], hidden[:, None])
             )[:, 0]
