@@ -34,8 +34,8 @@ SOURCE = {
     "none": "no score was observed",
 }
 LIMITS = {
-    "tail": "holds while scores stay like the quiet ones read; a new regime (deploy, load) breaks it until "
-    "it is learned again",
+    "tail": "holds while scores stay like the quiet ones read; a new regime (a deploy, the first morning "
+    "peak) breaks it until it is learned",
     "conformal": "holds for rows that could be exchanged with those read; slow drifts break it",
     "extrapolated": "a guess from few rows; read more to get a promise",
     "none": "nothing can be promised without scores",
