@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import zlib
 
 import numpy as np
@@ -522,3 +524,71 @@ def test_threads_beside_others(monkeypatch):
         assert engine.free_threads() == wanted
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert engine.free_threads() == 3
+
+
+# ------------------------------------------------- packed
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_packed_gives_the_plain_numbers(precision, model, tmp_path, monkeypatch):
+    """With masks and without, in both precisions; and it is what runs here."""
+    if precision == "bf16" and not engine.has_fast_bf16():
+        pytest.skip("this processor is slow in bfloat16")
+    model.save_pretrained(tmp_path)
+    fast = load_moment(tmp_path, precision=precision)
+    slow = load_moment(tmp_path, precision=precision)
+    monkeypatch.setattr(slow, "_packed_blocks", lambda: None)
+    values, rng = series(3, 4, CONTEXT), np.random.default_rng(1)
+    observed = np.repeat(rng.random((3, 4, CONTEXT // 8)) < 0.7, 8, axis=-1)
+    tolerance = 1 if precision == "fp32" else 500
+    close(fast.reconstruct(values), slow.reconstruct(values), tolerance)
+    close(fast.reconstruct(values, observed), slow.reconstruct(values, observed), tolerance)
+    assert fast._packed is not None or not engine.has_packed_operators()
+
+
+@pytest.mark.parametrize("how", ["in place", "data", "data in place", "load", "replace"])
+def test_packed_follows_its_weights(how):
+    """However a weight is changed, the next call uses the new one."""
+    torch.manual_seed(0)
+    model = Moment(SMALL).eval()
+    before = model.reconstruct(series(1, 1, 64))
+    linear = model.encoder.block[1].layer[1].DenseReluDense.wo
+    new = torch.randn_like(linear.weight)
+    if how == "in place":
+        with torch.no_grad():
+            linear.weight.copy_(new)
+    elif how == "data":
+        linear.weight.data = new
+    elif how == "data in place":
+        linear.weight.data.copy_(new)
+    elif how == "load":
+        linear.load_state_dict({"weight": new})
+    else:
+        linear.weight = torch.nn.Parameter(new)
+    after = model.reconstruct(series(1, 1, 64))
+    assert np.abs(after - before).max() > 1e-3
+    model._packed_blocks = lambda: None
+    close(after, model.reconstruct(series(1, 1, 64)))
+
+
+def test_packing_stands_aside(monkeypatch):
+    """For hooks, adapters, training and autocast the plain modules are called."""
+    model = Moment(SMALL).eval()
+    assert model._packed_blocks() is not None or not engine.has_packed_operators()
+    heard = []
+    hook = model.encoder.block[1].register_forward_hook(lambda *_: heard.append(1))
+    model.reconstruct(series(1, 1, 64))
+    hook.remove()
+    assert heard == [1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model._packed_blocks() is None
+    assert model.train()._packed_blocks() is None
+    model.eval().encoder.block[0].layer[0].SelfAttention.q = torch.nn.Sequential(torch.nn.Linear(32, 24))
+    assert model._packed_blocks() is None
+    copied = copy.deepcopy(Moment(SMALL).eval())
+    copied.reconstruct(series(1, 1, 64))
+    again = pickle.loads(pickle.dumps(copied))
+    close(again.reconstruct(series(1, 1, 64)), copy.deepcopy(copied).reconstruct(series(1, 1, 64)))
+    broken = Moment(SMALL).eval()
+    monkeypatch.setattr(engine, "gives_the_same", lambda *_: False)
+    assert broken._packed_blocks() is None

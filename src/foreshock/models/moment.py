@@ -410,6 +410,7 @@ class Encoder(nn.Module):
         self.final_layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
         self.gradient_checkpointing = False
+        self.is_packable = True  # until engine.pack finds otherwise
         self._bias: tuple[tuple[Any, ...], Tensor] | None = None
 
     def gradient_checkpointing_enable(self) -> None:
@@ -421,12 +422,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, attended: Tensor | None = None) -> Tensor:
         """x (N, P, D); attended (N, P) bool, False for patches nobody may look at; None means all."""
-        bias = self.position_bias(x.shape[1])
-        if attended is not None:
-            # The lowest finite number, not -inf: a row where nothing may be looked at stays finite.
-            forbidden = torch.zeros(attended.shape, dtype=x.dtype, device=x.device)
-            bias = bias + forbidden.masked_fill_(~attended, torch.finfo(x.dtype).min)[:, None, None, :]
-        return self.run_blocks(x, bias)
+        return self.run_blocks(x, self.attention_bias(x.shape[1], attended))
 
     def run_blocks(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (N, P, D) through all blocks; bias (1 or N, heads, P, P)."""
@@ -438,6 +434,15 @@ class Encoder(nn.Module):
             else:
                 x = block(x, bias)
         return cast(Tensor, self.dropout(self.final_layer_norm(x)))
+
+    def attention_bias(self, patches: int, attended: Tensor | None = None) -> Tensor:
+        """(1 or N, heads, P, P): the distance bias, and for patches nobody may look at a very low number."""
+        bias = self.position_bias(patches)
+        if attended is None:
+            return bias
+        # The lowest finite number, not -inf: a row where nothing may be looked at stays finite.
+        forbidden = torch.zeros(attended.shape, dtype=bias.dtype, device=bias.device)
+        return bias + forbidden.masked_fill_(~attended, torch.finfo(bias.dtype).min)[:, None, None, :]
 
     def position_bias(self, patches: int) -> Tensor:
         """(1, heads, P, P), added to every block's attention; kept for the next call unless it is trained."""
@@ -534,7 +539,8 @@ class Backbone(nn.Module):
         self.patch_embedding = PatchEmbedding(self.geometry)
         self.encoder = Encoder(self.geometry)
         self.head = build_head(self.geometry)
-        self._compiled: dict[tuple[int, int], tuple[int, engine.Blocks]] = {}  # by rows and patches
+        self._packed: engine.PackedBlocks | None = None  # the encoder again, laid out for speed
+        self._compiled: dict[tuple[int, int], tuple[engine.PackedBlocks, engine.Blocks]] = {}  # rows, patches
 
     def states(
         self, patches: Tensor, shown: Tensor | None = None, attended: Tensor | None = None, first: int = 0
@@ -576,6 +582,7 @@ class Backbone(nn.Module):
         attended = None if observed is None else observed.reshape(cut).all(-1)
         shown = None if hidden is None else ~hidden.reshape(cut).any(-1)
         if torch.is_grad_enabled():
+            self._packed = None  # weights are about to change
             return self.states(patches, shown, attended)
         return self._states_in_batches(patches, shown, attended, skip_padding)
 
@@ -590,6 +597,7 @@ class Backbone(nn.Module):
             leads = (attended.cumsum(-1) == 0).sum(-1).clamp(max=count - 1)
             order = leads.argsort(stable=True)  # rows with as much padding go together
         at_once = self._batch_rows(count)
+        packed = self._packed_blocks()
         for rows_now in torch.split(order, at_once) if rows else ():
             first = 0 if leads is None else int(leads[rows_now].min())
             now = slice(int(rows_now[0]), int(rows_now[-1]) + 1) if leads is None else rows_now
@@ -598,6 +606,7 @@ class Backbone(nn.Module):
                 None if shown is None else _if_any_false(shown[now, first:]),
                 None if attended is None else _if_any_false(attended[now, first:]),
                 first,
+                packed,
             )
         return result
 
@@ -605,42 +614,54 @@ class Backbone(nn.Module):
         return engine.batch_rows(patches, self.geometry.d_ff, self.compute_dtype.itemsize)
 
     def _fast_states(
-        self, patches: Tensor, shown: Tensor | None, attended: Tensor | None, first: int
+        self,
+        patches: Tensor,
+        shown: Tensor | None,
+        attended: Tensor | None,
+        first: int,
+        packed: engine.PackedBlocks | None,
     ) -> Tensor:
-        made_for, blocks = self._compiled.get((len(patches), patches.shape[1]), (0, None))
-        if blocks is None or attended is not None or made_for != self._weights_version():
+        if packed is None:
             return self.states(patches, shown, attended, first)
-        x = self.patch_embedding(patches, shown, first)
-        return blocks(x, self.encoder.position_bias(patches.shape[1]))
+        count = patches.shape[1]
+        made_from, compiled = self._compiled.get((len(patches), count), (None, None))
+        is_current = compiled is not None and made_from is packed and attended is None
+        blocks = compiled if compiled is not None and is_current else packed
+        x = self.patch_embedding(patches.to(packed.stream_dtype), shown, first)
+        return blocks(x, self.encoder.attention_bias(count, attended))
 
-    def _weights_version(self) -> int:
-        """Changes whenever a weight of the encoder does; a compiled encoder has them built in."""
-        return hash(tuple((id(p), p._version) for p in self.encoder.parameters())) or 1
+    def _packed_blocks(self) -> engine.PackedBlocks | None:
+        """The packed encoder, made anew after a change of weights; None where only the plain one will do."""
+        if self.training or torch.is_autocast_enabled("cpu") or self._device.type != "cpu":
+            return None
+        if self._packed is None or not self._packed.is_current():
+            self._packed = engine.pack(self.encoder)
+        return self._packed
 
     @torch.no_grad()
     def compile_for(self, series: int, steps: int) -> bool:
         """Compile the encoder if so many series of so many steps are worth it; the plain one always stays.
 
-        Call it once before a long run. It times one plain batch, compiles when the time that would be saved
-        exceeds the minute that compiling takes, and keeps the result if it gives the plain one's numbers.
+        Call it once before a long run. It times one batch, compiles when the time that would be saved
+        exceeds the minute that compiling takes, and keeps the result if it gives the same numbers.
 
         Returns:
             Whether whole batches of such series now go through the compiled encoder.
         """
         patches = -(-steps // self.geometry.patch_len)
         rows = self._batch_rows(patches)
-        if self.training or self._device.type != "cpu" or not engine.can_compile():
+        packed = self._packed_blocks()
+        if packed is None or not engine.can_compile():
             return False
         x = torch.randn(rows, patches, self.geometry.d_model)
         bias = self.encoder.position_bias(patches)
-        plain = self.encoder.run_blocks(x, bias)
-        plain_s = engine.seconds(lambda: self.encoder.run_blocks(x, bias))
-        if plain_s * (series // rows) * engine.COMPILED_SAVES < engine.COMPILING_S:
+        batch_s = engine.seconds(lambda: packed(x, bias))
+        if batch_s * (series // rows) * engine.COMPILED_SAVES < engine.COMPILING_S:
             return False
-        blocks = engine.compiled(self.encoder.run_blocks, x, bias, plain)
+        blocks = engine.compiled(self.encoder.run_blocks, x, bias, packed(x, bias))
         if blocks is None:
             return False
-        self._compiled[rows, patches] = (self._weights_version(), blocks)
+        self._compiled[rows, patches] = (packed, blocks)
         return True
 
     @property
