@@ -1,0 +1,73 @@
+"""A system of services: what each call costs, who asks whom, and the shop of the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service: what a call costs it, and what it owns."""
+
+    name: str
+    work_s: float  # CPU seconds of one call
+    idle_s: float  # seconds of one call that are spent waiting for nothing in the graph (disk, sleep)
+    cores: float = 1.0  # its CPU limit
+    memory_mi: float = 200.0  # resident memory right after a start
+    memory_limit_mi: float = 1024.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`caller` asks `callee`, on average `per_op` times for each call it serves."""
+
+    caller: str
+    callee: str
+    per_op: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A call graph without cycles. `services[0]` is the front door; callers stand before callees."""
+
+    services: tuple[Service, ...]
+    calls: tuple[Call, ...]
+    peak_ops: float = 26.0  # calls a second at the front door in the busiest hour
+    think_s: float = 4.0  # how long a user waits between two answers
+    timeout_s: float = 5.0  # callers give up on one call after this
+    retries: float = 1.0  # and ask again this often
+
+    @property
+    def index(self) -> dict[str, int]:
+        return {s.name: i for i, s in enumerate(self.services)}
+
+
+SHOP = System(
+    services=(
+        Service("gateway", 0.004, 0.002, cores=2.0, memory_mi=310),
+        Service("web", 0.009, 0.004, cores=2.0, memory_mi=420),
+        Service("search", 0.012, 0.006, memory_mi=690, memory_limit_mi=2048),
+        Service("basket", 0.005, 0.003, memory_mi=180),
+        Service("checkout", 0.010, 0.005, memory_mi=260),
+        Service("payment", 0.014, 0.020, cores=0.5, memory_mi=240),
+        Service("orders", 0.009, 0.012, memory_mi=380),
+        Service("accounts", 0.004, 0.004, cores=0.5, memory_mi=210),
+        Service("catalog", 0.006, 0.009, memory_mi=540),
+        Service("notify", 0.006, 0.030, cores=0.5, memory_mi=120),
+    ),
+    calls=(
+        Call("gateway", "web", 0.9),
+        Call("gateway", "accounts", 0.25),
+        Call("web", "search", 0.35),
+        Call("web", "catalog", 0.5),
+        Call("web", "basket", 0.4),
+        Call("web", "checkout", 0.12),
+        Call("search", "catalog", 1.0),
+        Call("basket", "catalog", 0.6),
+        Call("checkout", "basket", 1.0),
+        Call("checkout", "payment", 1.0),
+        Call("checkout", "orders", 1.0),
+        Call("orders", "accounts", 1.0),
+        Call("orders", "notify", 0.15),
+    ),
+)
