@@ -34,7 +34,7 @@ def _weight(event: Event, cause: Cause) -> float:
     """How much an incident deserves the first look: sure, high, long, and with an origin to act on."""
     height = event.peak_score / event.threshold if event.threshold > 0 else 1.0
     strength = event.confidence * min(height, 100.0) * float(np.log1p(event.rows_high))
-    return strength * (0.5 + cause.confidence)
+    return strength * (2 if cause.is_known else 1)
 
 
 def _card(source: Source, place: int, is_pictured: bool, is_open: bool) -> dict[str, Any]:
