@@ -339,8 +339,8 @@ class CausalCalibrator:
                     self._scores = recent
                     self._far = np.zeros(len(recent), bool)
         # Early rows teach much each, later ones little: wait an eighth of what is known, up to
-        # `refresh_rows`, and with a long memory a twentieth of it.
-        wait = max(min(self.refresh_rows, self._finite // 8), len(self._scores) // 20, 1)
+        # `refresh_rows`, and with a long memory a tenth of it.
+        wait = max(min(self.refresh_rows, self._finite // 8), len(self._scores) // 10, 1)
         self._due = self._finite + wait
         learned = np.where(self._far, math.nan, self._scores)
         return calibrate(

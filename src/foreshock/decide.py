@@ -8,10 +8,10 @@ Not here: choosing the threshold (calibrate), naming the culprit (explain), pagi
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import count, repeat
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -143,6 +143,31 @@ class _Row(NamedTuple):
     scale: float
 
 
+class _Rows:
+    """The rows of a piece with their levels, counted from `first`."""
+
+    def __init__(self, scores: Scores, threshold: Threshold | CausalThreshold, first: int) -> None:
+        if isinstance(threshold, CausalThreshold) and len(threshold) != len(scores):
+            raise ConfigError(
+                f"the threshold holds {len(threshold)} rows, the scores {len(scores)}; "
+                "push the same rows to the calibrator and to the decider."
+            )
+        self.first = first
+        system = scores.system.astype(float)
+        levels = (threshold.high, threshold.at_once, threshold.low, threshold.scale)
+        with np.errstate(invalid="ignore"):
+            self.raised = np.flatnonzero(system >= threshold.low).tolist()  # rows that reach `low`
+        whole = [np.broadcast_to(level, system.shape).tolist() for level in levels]
+        self.columns = (scores.time_ns.tolist(), system.tolist(), *whole)  # lists: many times as fast by row
+
+    def __getitem__(self, at: int) -> _Row:
+        return _Row(self.first + at, *[column[at] for column in self.columns])
+
+    def next_raised(self, at: int) -> int:
+        place = bisect_left(self.raised, at)
+        return self.raised[place] if place < len(self.raised) else len(self.columns[0])
+
+
 class Decider:
     """Turns scores into events while they arrive; pieces give the same events as the whole."""
 
@@ -175,8 +200,11 @@ class Decider:
         """
         changes: list[Change] = []
         inside = np.zeros(len(scores), dtype=bool)
+        rows = _Rows(scores, threshold, self._row)
         touched = False
-        for at, row in enumerate(_rows(scores, threshold, self._row)):
+        at = self._next(rows, 0)
+        while at < len(scores):
+            row = rows[at]
             closed = self._expire(row.time_ns)
             if closed:
                 changes.append(Change("closed", closed))
@@ -188,11 +216,17 @@ class Decider:
                 changes.append(Change("opened", self._event))
             touched = touched or (before is not None and self._event is not before)
             inside[at] = self._event is not None and self._event.end == row.row + 1
-            self._row += 1
+            at = self._next(rows, at + 1)
         if touched and self._event is not None:
             changes.append(Change("updated", self._event))
+        self._row += len(scores)
         self.inside = inside
         return tuple(changes)
+
+    def _next(self, rows: _Rows, at: int) -> int:
+        """The next row to look at: while nothing is going on, the next one that reaches `low`."""
+        idle = self._event is None and not self._hits and not self._run
+        return rows.next_raised(at) if idle else at
 
     def _expire(self, time_ns: int) -> Event | None:
         """Close the event when this row can't belong to it any more."""
@@ -275,19 +309,3 @@ def anomalous_rows(events: Iterable[Event], rows: int) -> np.ndarray:
     for event in events:
         out[event.start : event.end] = True
     return out
-
-
-def _rows(scores: Scores, threshold: Threshold | CausalThreshold, first: int) -> Iterator[_Row]:
-    """The rows of a piece with their levels, counted from `first`."""
-    names = ("high", "at_once", "low", "scale")
-    if isinstance(threshold, CausalThreshold):
-        if len(threshold) != len(scores):
-            raise ConfigError(
-                f"the threshold holds {len(threshold)} rows, the scores {len(scores)}; "
-                "push the same rows to the calibrator and to the decider."
-            )
-        levels = [getattr(threshold, name).tolist() for name in names]
-    else:
-        levels = [repeat(getattr(threshold, name)) for name in names]
-    columns = zip(count(first), scores.time_ns.tolist(), scores.system.astype(float).tolist(), *levels)
-    return map(_Row._make, columns)

@@ -136,12 +136,20 @@ def _peaks(values: np.ndarray, rows: np.ndarray, gap_rows: int) -> np.ndarray:
     return peaks
 
 
-def _g_and_h_limit(values: np.ndarray, sigmas: float = SIGMAS) -> float:
-    q05, q25, q50, q75 = np.quantile(values, [0.05, 0.25, 0.5, 0.75])
+def _sorted_quantiles(ordered: np.ndarray, levels: tuple[float, ...]) -> list[float]:
+    """Quantiles of sorted values, without sorting again."""
+    place = np.array(levels) * (len(ordered) - 1)
+    low = place.astype(int)
+    high = np.minimum(low + 1, len(ordered) - 1)
+    found: list[float] = (ordered[low] + (place - low) * (ordered[high] - ordered[low])).tolist()
+    return found
+
+
+def _g_and_h_limit(ordered: np.ndarray, sigmas: float = SIGMAS) -> float:
+    q05, q10, q25, q50, q75, q90 = _sorted_quantiles(ordered, (0.05, 0.1, 0.25, 0.5, 0.75, 0.9))
     down, up = q50 - q25, q75 - q50
     if down <= 0 or up <= 0:  # ties: half of the scores are one value
-        spread = float(np.quantile(values, 0.9) - np.quantile(values, 0.1))
-        return math.inf if spread <= 0 else float(q50 + 10 * spread)
+        return math.inf if q90 <= q10 else q50 + 10 * (q90 - q10)
     z25, z05 = 0.6745, 1.6449
     g = float(np.clip(math.log(up / down) / z25, 0.0, MOST_SKEW))
 
@@ -151,7 +159,7 @@ def _g_and_h_limit(values: np.ndarray, sigmas: float = SIGMAS) -> float:
     lower = (q50 - q05) / down / (bend(-z05) / bend(-z25))
     h = float(np.clip(2 * math.log(max(lower, 1e-9)) / (z05**2 - z25**2), 0.0, MOST_WEIGHT))
     width = up / (bend(z25) * math.exp(h * z25**2 / 2))
-    return float(q50 + width * bend(sigmas) * math.exp(h * sigmas**2 / 2))
+    return q50 + width * bend(sigmas) * math.exp(h * sigmas**2 / 2)
 
 
 def fit_tail(scores: np.ndarray, gap_rows: int) -> tuple[Tail | None, float]:
