@@ -217,3 +217,20 @@ def test_written_files_hold_the_same_recording(tmp_path):
     with pytest.raises(OutputError, match="--force"):
         simulator.write(f, tmp_path / "out")
     simulator.write(f, tmp_path / "out", force=True)
+
+
+def test_pieces_are_written_like_the_whole(tmp_path):
+    """A fault across two blocks is one fault; a fast clock keeps its fractions."""
+    import pandas as pd
+
+    rows = simulator.BLOCK_ROWS + 200
+    fault = Fault("slow_query", "orders", (simulator.BLOCK_ROWS - 10) * 0.5, 20)
+    plan = simulator.make_plan(1, rows, 0.5, (fault,), ())
+    parquet, csv, faults = simulator.write(simulator.blocks(plan), tmp_path)
+    whole = simulate(1, rows, 0.5, (fault,), deploys=())
+    table, text = pd.read_parquet(parquet), pd.read_csv(csv, parse_dates=["timestamp"])
+    np.testing.assert_array_equal(table[list(whole.names)].to_numpy(), whole.values)
+    assert (text["timestamp"] == table["timestamp"]).all()
+    assert text["timestamp"].is_unique
+    assert json.loads(faults.read_text()) == simulator.planted(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(p.name for p in (parquet, csv, faults))

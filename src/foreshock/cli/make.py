@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,14 +24,15 @@ def simulate(
     """Make a recording of a simulated system with planted faults and their labels."""
     from foreshock.sources import simulator
 
-    frame = simulator.simulate(seed=seed, rows=rows, step_s=step)
-    files = [str(path) for path in simulator.write(frame, out, force=force)]
+    plan = simulator.make_plan(seed=seed, rows=rows, step_s=step)
+    paths = simulator.write(simulator.blocks(plan), out, force=force)
+    files = [str(path) for path in paths]
     facts = {
         "files": files,
-        "rows": len(frame),
-        "kpis": len(frame.kpis),
+        "rows": rows,
+        "kpis": len(plan.kpis),
         "seed": seed,
-        "faults": simulator.planted(frame),
+        "faults": loads(paths[2].read_text("utf-8")),
     }
     Console(json).result(facts, "\n".join(files))
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foreshock.errors import OutputError
 from foreshock.frame import Frame, Labels
 from foreshock.sources.simulator.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def label(plan: Plan, at_s: np.ndarray) -> Labels:
@@ -30,19 +34,67 @@ def label(plan: Plan, at_s: np.ndarray) -> Labels:
     return Labels(anomaly, kind, cause, ignore & ~anomaly, fault_id, np.ones(rows, dtype=bool))
 
 
-def write(frame: Frame, folder: str | Path, *, force: bool = False) -> tuple[Path, ...]:
+def write(recording: Frame | Iterable[Frame], folder: str | Path, *, force: bool = False) -> tuple[Path, ...]:
     """The recording as `recording.parquet`, `recording.csv` (both with label columns) and `faults.json`.
+
+    Args:
+        recording: a frame, or consecutive pieces of one (`blocks`), written as they come in bounded memory.
 
     Raises:
         OutputError: one of the files exists and `force` is False, or the folder can't be written.
     """
-    import pandas as pd
-
     folder = Path(folder)
     paths = tuple(folder / n for n in ("recording.parquet", "recording.csv", "faults.json"))
     for path in paths:
         if path.exists() and not force:
             raise OutputError(f"{path} exists; choose another folder, or overwrite it with --force.")
+    parts = [path.with_name(path.name + ".part") for path in paths]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        faults = _write_tables((recording,) if isinstance(recording, Frame) else recording, *parts[:2])
+        parts[2].write_text(json.dumps(faults, indent=2) + "\n", encoding="utf-8")
+        for part, path in zip(parts, paths, strict=True):
+            part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder.") from error
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+    return paths
+
+
+def _write_tables(pieces: Iterable[Frame], parquet: Path, csv: Path) -> list[dict[str, Any]]:
+    """Both tables, piece by piece; gives the faults they hold."""
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    faults: dict[int, dict[str, Any]] = {}
+    writer = None
+    try:
+        with csv.open("w", encoding="utf-8", newline="") as text:
+            for piece in pieces:
+                table = _table(piece)
+                arrow = pa.Table.from_pandas(table, preserve_index=False)
+                writer = writer or pq.ParquetWriter(parquet, arrow.schema)
+                writer.write_table(arrow)
+                stamps = piece.time.astype("datetime64[ms]" if piece.step_s % 1 else "datetime64[s]")
+                written = np.char.add(stamps.astype(str), "Z")
+                first = text.tell() == 0
+                table.assign(timestamp=written).to_csv(text, index=False, float_format="%.6g", header=first)
+                for fault in planted(piece):
+                    known = faults.setdefault(fault["fault_id"], fault)
+                    if known is not fault:  # it began in an earlier piece
+                        known.update(end=fault["end"], rows=known["rows"] + fault["rows"])
+    finally:
+        if writer is not None:
+            writer.close()
+    return list(faults.values())
+
+
+def _table(frame: Frame) -> pd.DataFrame:
+    """Time stamps, KPIs and, where there are any, label columns."""
+    import pandas as pd
+
     stamps = pd.Series(pd.to_datetime(frame.time_ns, utc=True), name="timestamp")
     table = pd.concat([stamps, pd.DataFrame(frame.values, columns=list(frame.names))], axis=1)
     if frame.labels is not None:
@@ -51,15 +103,7 @@ def write(frame: Frame, folder: str | Path, *, force: bool = False) -> tuple[Pat
         table["root_cause_service"] = frame.labels.root_cause
         table["fault_id"] = frame.labels.fault_id
         table["recovery"] = frame.labels.ignore.astype(int)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(paths[0], index=False)
-        text = table.assign(timestamp=table["timestamp"].dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
-        text.to_csv(paths[1], index=False, float_format="%.6g")
-        paths[2].write_text(json.dumps(planted(frame), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder.") from error
-    return paths
+    return table
 
 
 def planted(frame: Frame) -> list[dict[str, Any]]:
