@@ -133,7 +133,14 @@ def test_the_incident_is_told(page):
 
 def test_the_reason_is_told(page):
     """Threshold, promise, detector, repairs and findings have their place."""
-    for words in ("1 false alarm a day", "Why so high", "nano", "2 duplicate rows dropped", "Missing values"):
+    for words in (
+        "1 false alarm a day",
+        "none of the MOMENT-1 checkpoints",
+        "Why so high",
+        "nano",
+        "2 duplicate rows dropped",
+        "Missing values",
+    ):
         assert words in page.text, words
     assert "shop.csv.gz" in page.text
     assert "/somewhere/private" not in page.text
@@ -244,3 +251,23 @@ def test_write(tmp_path):
         report.html(*case[:4], ())
     with pytest.raises(InputError, match="a score for each row"):
         report.html(case[0].rows(slice(0, 10)), *case[1:])
+
+
+@pytest.mark.data
+def test_a_real_shop(data_dir):
+    """A day of Online Boutique, 223 KPIs: a page of bounded size that names services and known faults."""
+    from foreshock import read
+    from foreshock.decide import decide
+    from foreshock.explain import explain
+    from foreshock.models import load_detector
+
+    frame = read(str(data_dir / "nezha" / "onlineboutique_2022-08-22.parquet"))
+    scores = load_detector("past_median").score(frame.without_labels())
+    threshold = calibrate(scores.system, frame.step_s)
+    events = decide(scores, threshold)
+    causes = [explain(frame.without_labels(), scores, event, others=events) for event in events]
+    page = report.html(frame, scores, threshold, events, causes)
+    told = Page(page)
+    assert len(page.encode()) < 2_000_000
+    assert "24 known faults found" in told.text
+    assert "adservice" in told.text

@@ -14,6 +14,10 @@ from foreshock.report.incidents import MOST_CARDS, after, origin
 from foreshock.report.source import Source, clock, count, duration, names_of
 
 MOST_FINDINGS = 30
+NANO = (
+    "the small checkpoint that ships with foreshock, in MOMENT's architecture and file format but trained "
+    "here on synthetic and public series; it is none of the MOMENT-1 checkpoints. See its MODEL_CARD.md"
+)
 
 
 def pictures(source: Source) -> dict[str, Any] | None:
@@ -151,6 +155,8 @@ def threshold_facts(source: Source) -> dict[str, Any]:
 
 def detector_facts(source: Source) -> dict[str, Any]:
     about = dict(source.about)
+    if about.get("model") == "nano":
+        about.setdefault("label", NANO)
     name = source.scores.detector or "not named"
     words = f"{name}. " + (
         "Each score comes from its own row and earlier ones, as it would have while running."
