@@ -42,18 +42,21 @@ def rolling_variance(column: np.ndarray, window: int) -> np.ndarray:
     return out
 
 
-def pool(evidence: np.ndarray, service_index: np.ndarray, services: int, share: float) -> tuple:
-    """Services: root mean square of what was observed. System: mean of the loudest share."""
-    rows, kpis = evidence.shape
-    by_service, system = np.full((rows, services), np.nan), np.full(rows, np.nan)
-    loud = max(1, math.ceil(share * kpis))
-    for row in range(rows):
-        for service in range(services):
-            seen = [evidence[row, k] for k in range(kpis) if service_index[k] == service]
-            seen = [v for v in seen if math.isfinite(v)]
-            if seen:
-                by_service[row, service] = math.sqrt(sum(v * v for v in seen) / len(seen))
-        known = [v if math.isfinite(v) else 0.0 for v in evidence[row]]
-        if any(math.isfinite(v) for v in evidence[row]):
-            system[row] = sum(sorted(known, reverse=True)[:loud]) / loud
+def pool(evidence: np.ndarray, service: list[str], family: list[str], share: float) -> tuple:
+    """Root mean square over a family, then over a service's families; system: mean of the loudest share."""
+    names = list(dict.fromkeys(service))
+    by_service, system = np.full((len(evidence), len(names)), np.nan), np.full(len(evidence), np.nan)
+    for row, values in enumerate(evidence):
+        for column, name in enumerate(names):
+            squares = []
+            for one in {f for s, f in zip(service, family, strict=True) if s == name}:
+                mine = [v for v, s, f in zip(values, service, family, strict=True) if (s, f) == (name, one)]
+                seen = [float(v) ** 2 for v in mine if math.isfinite(v)]
+                if seen:
+                    squares.append(sum(seen) / len(seen))
+            if squares:
+                by_service[row, column] = math.sqrt(sum(squares) / len(squares))
+        loud = max(1, math.ceil(share * len(names)))
+        if any(math.isfinite(v) for v in values):
+            system[row] = sum(sorted(np.nan_to_num(by_service[row]), reverse=True)[:loud]) / loud
     return by_service, system

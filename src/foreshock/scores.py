@@ -5,6 +5,7 @@ Not here: what makes a KPI's error (models), which score is too high (calibrate)
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,23 +37,83 @@ class Scores:
         return self.time_ns.view("datetime64[ns]")
 
 
-TOP_SHARE = 0.05  # of all KPIs that speak for the system
+LOUDEST = 0.2  # share of services that speak for the system
+# Words of a metric's name that tell which quantile or unit, not which quantity.
+_VARIANT = re.compile(
+    r"(?<![a-z0-9])"
+    r"(p\d+|avg|mean|median|min|max|total|rate|pct|percent|perc|m|mi|mib|gib|ms|us|s|seconds|bytes)"
+    r"(?![a-z0-9])"
+)
 
 
-def pool(evidence: np.ndarray, service_index: np.ndarray, services: int) -> tuple[np.ndarray, np.ndarray]:
+def family(kpi: Kpi) -> str:
+    """What a KPI measures, without quantile and unit: several columns of one quantity count once.
+
+    Example:
+        >>> family(Kpi("cart__client_lat_p99_s", "cart", "client_lat_p99_s"))
+        'client_lat'
+    """
+    words = (kpi.metric or kpi.name).lower().replace("_", " ").replace(".", " ")
+    return "_".join(_VARIANT.sub(" ", words).split()) or words
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which KPIs form a family, which families a service; sorted so that both are runs."""
+
+    order: np.ndarray  # (K,) KPIs sorted by service, then family
+    families: np.ndarray  # (F,) where each family starts in `order`
+    services: np.ndarray  # (S,) where each service starts among the families
+
+
+def layout(kpis: tuple[Kpi, ...]) -> Layout:
+    """How the KPIs of a frame are pooled; services in order of first appearance, as in Frame.services."""
+    service_rank = {s: i for i, s in enumerate(dict.fromkeys(k.service for k in kpis))}
+    keys = [(service_rank[k.service], family(k)) for k in kpis]
+    order = sorted(range(len(kpis)), key=lambda i: keys[i])
+    ordered = [keys[i] for i in order]
+    first = [i for i in range(len(ordered)) if i == 0 or ordered[i] != ordered[i - 1]]
+    owners = [ordered[i][0] for i in first]
+    services = [i for i in range(len(owners)) if i == 0 or owners[i] != owners[i - 1]]
+    return Layout(np.array(order), np.array(first), np.array(services))
+
+
+def pool(evidence: np.ndarray, plan: Layout) -> tuple[np.ndarray, np.ndarray]:
     """KPI evidence (T, K) → services (T, S) and system (T,), float32.
 
-    A service counts the root mean square of its KPIs: one loud KPI is heard among quiet ones, and
-    several loud ones say more. The system is the mean of its loudest 5 % of KPIs (at least one).
-    Dead or missing KPIs count as if they were not there; NaN where nothing was observed.
+    Root mean square, first over a family (p90, p95 and p99 of one latency speak once), then over a
+    service's families: one loud quantity is heard among quiet ones, several say more. The system is the
+    mean of its loudest fifth of services, at least one. Dead or missing KPIs count as if they were not
+    there; NaN where nothing was observed. Against the loudest 5 % of KPIs, AP on the wide Train Ticket
+    table is 0.71 in place of 0.62, on Online Boutique 0.60 in place of 0.54, on 88 KPIs 0.73 in place of
+    0.77 before smoothing (docs/log.md, 2026-11-24).
     """
+    evidence = evidence[:, plan.order].astype(np.float64)
     observed = np.isfinite(evidence)
-    squares = np.where(observed, evidence.astype(np.float64) ** 2, 0)
-    member = np.zeros((evidence.shape[1], services))
-    member[np.arange(evidence.shape[1]), service_index] = 1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        by_service = np.sqrt((squares @ member) / (observed.astype(float) @ member))
-    loud = max(1, int(np.ceil(TOP_SHARE * evidence.shape[1])))
-    top = -np.partition(-np.where(observed, evidence, 0), loud - 1, axis=1)[:, :loud]
-    system = np.where(observed.any(1), top.mean(1), np.nan)
-    return by_service.astype(np.float32), system.astype(np.float32)
+    squares, seen = _mean_over(np.where(observed, evidence, 0) ** 2, observed, plan.families)
+    squares, seen = _mean_over(squares, seen, plan.services)
+    by_service = np.sqrt(squares)
+    loud = max(1, int(np.ceil(LOUDEST * by_service.shape[1])))
+    top = -np.partition(-by_service, loud - 1, axis=1)[:, :loud]
+    system = np.where(seen.any(1), top.mean(1), np.nan)
+    return np.where(seen, by_service, np.nan).astype(np.float32), system.astype(np.float32)
+
+
+def _mean_over(values: np.ndarray, seen: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of what was seen, over runs of columns that begin at `starts`; 0 where nothing was."""
+    count = np.add.reduceat(seen.astype(np.int64), starts, axis=1)
+    total = np.add.reduceat(np.where(seen, values, 0), starts, axis=1)
+    return total / np.maximum(count, 1), count > 0
+
+
+def smooth(evidence: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
+    """Running mean of evidence (T, K), from `last` (K,) on: each row counts `weight`, the past the rest.
+
+    What nobody observed counts as no evidence, so the result (T, K) has no NaN.
+    """
+    filled = np.nan_to_num(evidence)
+    out = np.empty_like(filled)
+    for row in range(len(filled)):
+        last = (1 - weight) * last + weight * filled[row]
+        out[row] = last
+    return out

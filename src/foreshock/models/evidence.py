@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from foreshock.errors import ConfigError, FrameError
-from foreshock.frame import Frame
-from foreshock.scores import Scores, pool
+from foreshock.frame import Frame, Kpi
+from foreshock.scores import Layout, Scores, layout, pool, smooth
 from foreshock.windows import PATCH, quantiles, to_grid
 
 
@@ -43,6 +43,7 @@ class EvidenceOptions:
     tail_prior_steps: int = 60  # how many steps that belief is worth
     least_change: float = 0.01  # share of a KPI's level below which a spread is not believed
     cap: float = 20.0  # no single value counts more than this
+    newest: float = 0.6  # what a row counts in services and system, the rows before it the rest
 
     def __post_init__(self) -> None:
         if self.block < PATCH or self.block % PATCH or self.length % PATCH:
@@ -74,6 +75,7 @@ class _Past:
     values: np.ndarray  # (M, K) float64
     errors: list[np.ndarray] = field(default_factory=list)  # per signal (M, K) float32
     surprises: list[np.ndarray] = field(default_factory=list)  # per signal (M, K) float32, error / spread
+    lasting: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (K,) running mean of the evidence
     end: int = 0
     clock: tuple[int, int] | None = None  # slot and time of the last row
     block: _Block | None = None  # of the block that `end` lies in, if begun
@@ -99,7 +101,8 @@ class EvidenceStream:
         self.options = options
         self.detector = detector
         self.past: _Past | None = None
-        self.kpis: tuple[Any, ...] = ()
+        self.kpis: tuple[Kpi, ...] = ()
+        self.layout: Layout
         self.step_s = 0.0
 
     def push(self, piece: Frame) -> Scores:
@@ -122,7 +125,9 @@ class EvidenceStream:
         for rows in self._runs(grid.slots):
             evidence[rows], expected[rows] = self._advance(past, grid.slots[rows], values[rows])
         past.clock = (int(grid.slots[-1]), int(piece.time_ns[-1]))
-        services, system = pool(evidence, piece.service_index, len(piece.services))
+        lasting = smooth(evidence, past.lasting, self.options.newest)
+        past.lasting = lasting[-1]
+        services, system = pool(np.where(np.isfinite(evidence), lasting, np.nan), self.layout)
         return Scores(
             piece.time_ns,
             evidence,
@@ -145,8 +150,10 @@ class EvidenceStream:
                 empty,
                 [empty.astype(np.float32) for _ in range(signals)],
                 [empty.astype(np.float32) for _ in range(signals)],
+                np.zeros(k),
             )
             self.kpis, self.step_s = piece.kpis, piece.step_s
+            self.layout = layout(piece.kpis)
         if piece.names != tuple(k.name for k in self.kpis):
             raise FrameError(
                 f"the piece has {len(piece.kpis)} KPIs that differ from the stream's {len(self.kpis)}; "

@@ -15,7 +15,7 @@ import numpy as np
 from foreshock.errors import FrameError
 from foreshock.frame import Frame
 from foreshock.models.evidence import EvidenceDetector, EvidenceOptions, Expectation
-from foreshock.scores import Scores, pool
+from foreshock.scores import Scores, layout, pool
 from foreshock.windows import quantiles
 
 
@@ -138,7 +138,7 @@ class _OneLinerStream:
         self.total, self.count = sums[-1], self.count + len(raw)
         usual = sums / counts
         kpis = np.where(np.isfinite(piece.values), raw / np.where(usual > 0, usual, 1), np.nan)
-        services, system = pool(kpis.astype(np.float32), piece.service_index, len(piece.services))
+        services, system = pool(kpis.astype(np.float32), layout(piece.kpis))
         kpis = kpis.astype(np.float32)
         meta = (piece.kpis, piece.services, piece.step_s, self.detector.name)
         return Scores(piece.time_ns, kpis, services, system, *meta)

@@ -22,7 +22,7 @@ from foreshock.models.evidence import EvidenceDetector, EvidenceOptions, Evidenc
 from foreshock.models.moment import Moment, load_moment
 from foreshock.models.oneline import PastMedian
 from foreshock.models.weights import find, sha256
-from foreshock.scores import Scores, pool
+from foreshock.scores import Scores, layout, pool, smooth
 from foreshock.windows import PATCH, quantiles, to_grid, window_starts
 
 LEAST_OBSERVED = 2 * PATCH  # steps of context below which the median is a better guess than the network
@@ -133,7 +133,8 @@ class OfflineDetector(EvidenceDetector):
         by_network = hide_in_turn(self.moment, dense, self.options.length)
         level = np.broadcast_to(quantiles(dense, (0.5,))[0], dense.shape)
         evidence = offline_evidence(dense, np.stack([by_network, level]), self.options)[grid.slots]
-        services, system = pool(evidence, frame.service_index, len(frame.services))
+        lasting = smooth(evidence, np.zeros(len(frame.kpis)), self.options.newest)
+        services, system = pool(np.where(np.isfinite(evidence), lasting, np.nan), layout(frame.kpis))
         meta = (frame.kpis, frame.services, frame.step_s, self.name)
         expected = by_network[grid.slots].astype(np.float32)
         return Scores(frame.time_ns, evidence, services, system, *meta, causal=False, expected=expected)
@@ -222,7 +223,7 @@ class PublishedDetector:
 
     def _scores(self, frame: Frame, ratio: np.ndarray) -> Scores:
         kpis = np.where(np.isfinite(frame.values), ratio, np.nan).astype(np.float32)
-        services, system = pool(kpis, frame.service_index, len(frame.services))
+        services, system = pool(kpis, layout(frame.kpis))
         meta = (frame.kpis, frame.services, frame.step_s, self.name)
         return Scores(frame.time_ns, kpis, services, system, *meta, causal=self.causal)
 
