@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from foreshock.frame import Frame, Kpi
+
+# A slow moment of the machine is no failure; how long a thing may take is measured in benchmarks.
+settings.register_profile("foreshock", deadline=None)
+settings.load_profile("foreshock")
 
 
 def _folder(variable: str, what: str) -> Path:

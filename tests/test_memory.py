@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshock import memory
@@ -94,7 +94,8 @@ def test_budget_of_this_machine():
     assert 0 < Budget.parse("auto").bytes < psutil.virtual_memory().total
 
 
-@given(st.integers(0, 50), st.integers(1, 20), st.integers(1, 20))
+@settings(max_examples=30)
+@given(st.integers(0, 12), st.integers(1, 8), st.integers(1, 8))
 def test_guard_visits_each_item_once(items, batch, fits):
     """Whatever batch fits, the successful pieces cover all items in order, none twice."""
     done: list[int] = []
