@@ -179,3 +179,17 @@ def test_a_picture_needs_a_plain_name():
     """The name becomes part of ids, so it can't hold markup."""
     with pytest.raises(InputError, match="name"):
         plots.to_svg(plots.timeline(make_scores()), 'x"><b>')
+
+
+def test_narrow_pictures_drop_what_all_names_share():
+    """Train Ticket's names differ in the middle; a name that would become another's stays."""
+    names = ("ts-cart-service", "ts-seat-service", "ts-order-other-service", "frontdoor")
+    told = [
+        t.get_text() for t in plots.heat_map(make_scores(50, names), width="narrow").axes[0].get_yticklabels()
+    ]
+    assert sorted(told) == ["cart", "frontdoor", "order-other", "seat"]
+    twins = ("a-x", "a-y", "a-z", "x")
+    told = [
+        t.get_text() for t in plots.heat_map(make_scores(50, twins), width="narrow").axes[0].get_yticklabels()
+    ]
+    assert sorted(told) == sorted(twins)

@@ -271,3 +271,20 @@ def test_a_real_shop(data_dir):
     assert len(page.encode()) < 2_000_000
     assert "24 known faults found" in told.text
     assert "adservice" in told.text
+
+
+def test_pictures_start_with_the_origin_and_do_not_repeat():
+    """The origin's own KPIs first; p95 and p99 wait until each service and kind has its picture."""
+    frame, *_ = make_case()
+    symptom, own = make_cause(frame, "cart").kpis
+    several = tuple(replace(symptom, metric=f"latency_p{p}", kind="latency") for p in (90, 95, 99))
+    cause = replace(make_cause(frame, "cart"), kpis=(*several, own))
+    assert [f.metric for f in incidents._drawn(cause)] == [
+        "cpu_pct",
+        "latency_p90",
+        "latency_p95",
+        "latency_p99",
+    ]
+    other = replace(symptom, service="db", strength=0.2, kind="latency")
+    drawn = incidents._drawn(replace(cause, kpis=(*several, own, other)))
+    assert [f.service for f in drawn[:3]] == ["cart", "web", "db"]

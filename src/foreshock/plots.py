@@ -127,8 +127,9 @@ def heat_map(
         axes.axvline(_number(time[event.start]), color=palette.ink, lw=0.7, alpha=0.4)
     for row in range(1, len(names)):
         axes.axhline(row - 0.5, color=palette.ground, lw=1.5)
-    short = 30 if width == "wide" else 13
-    labels = [n if len(n) <= short else n[: short - 1] + "…" for n in names]
+    most_letters = 30 if width == "wide" else 14
+    short = names if width == "wide" else _without_common_ends(names)
+    labels = [n if len(n) <= most_letters else n[: most_letters - 1] + "…" for n in short]
     axes.set_yticks(range(len(names)), labels)
     axes.tick_params(axis="y", length=0)
     _finish(figure, axes, scores, palette, width)
@@ -182,6 +183,21 @@ def kpi_panel(
     width_px, height_px = PIXELS[width], 132
     axes.set_position((62 / width_px, 24 / height_px, 1 - 68 / width_px, 1 - 30 / height_px))
     return figure
+
+
+def _without_common_ends(names: Sequence[str]) -> list[str]:
+    """ts-cart-service and ts-seat-service as cart and seat, where most are called so."""
+    out = list(names)
+    for pattern, kept in ((r"([^-_.]+[-_.])(.+)", 2), (r"(.+)([-_.][^-_.]+)", 1)):
+        found = [re.fullmatch(pattern, name, re.S) for name in out]
+        ends = [match[3 - kept] for match in found if match]
+        common = max(dict.fromkeys(ends), key=ends.count, default="")
+        if len(names) > 2 and ends.count(common) >= 0.7 * len(names):
+            out = [
+                match[kept] if match and match[3 - kept] == common else name
+                for name, match in zip(out, found, strict=True)
+            ]
+    return out if len(set(out)) == len(out) else list(names)
 
 
 def loudest_services(scores: Scores, most: int = MOST_SERVICES) -> list[int]:
@@ -245,7 +261,7 @@ def _digits(value: float) -> str:
         if size >= factor:
             return f"{value / (1e3 if letter == 'k' else factor):.3g}{letter}"
     if size >= 100 or size == 0:
-        return f"{value:.0f}"
+        return f"{value:,.0f}"
     return f"{value:.0f}" if size >= 10 else f"{value:.2g}"
 
 

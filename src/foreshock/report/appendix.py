@@ -11,7 +11,7 @@ from foreshock import plots
 from foreshock.calibrate import CausalThreshold
 from foreshock.frame import Labels
 from foreshock.report.incidents import MOST_CARDS, after, origin
-from foreshock.report.source import Source, clock, count, duration, names_of
+from foreshock.report.source import Source, clock, count, duration
 
 MOST_FINDINGS = 30
 NANO = (
@@ -187,12 +187,6 @@ def data_facts(source: Source) -> dict[str, Any]:
         ("Source", frame.source.rstrip("/").rsplit("/", 1)[-1] or "not told"),
         ("Missing values", missing),
     ]
-    constant = [k.name for k in quality.kpis if k.constant]
-    dead = [k.name for k in quality.kpis if k.dead]
-    if constant:
-        rows.append(("Never changed", f"{count(len(constant), 'KPI')}: {names_of(constant)}"))
-    if dead:
-        rows.append(("Never observed, or stopped", f"{count(len(dead), 'KPI')}: {names_of(dead)}"))
     return {
         "repaired": source.repaired,
         "findings": quality.findings[:MOST_FINDINGS],

@@ -100,9 +100,22 @@ def after(delay_ns: float) -> str:
 
 
 def _listed(cause: Cause) -> list[KpiFinding]:
-    """The strongest KPIs beyond their own limit, in the order in which they changed."""
-    clear = [f for f in cause.kpis if f.excess > 1 or f.direction == "gone"] or list(cause.kpis[:3])
-    return sorted(clear[:MOST_KPIS], key=lambda f: (f.since_ns, -f.strength))
+    """The origin's own KPIs and the strongest others, in the order in which they changed."""
+    return sorted(_clear(cause, 3)[:MOST_KPIS], key=lambda f: (f.since_ns, f.role != "origin", -f.strength))
+
+
+def _clear(cause: Cause, least: int) -> list[KpiFinding]:
+    """KPIs beyond their own limit, the origin's own first, then by strength."""
+    clear = [f for f in cause.kpis if f.excess > 1 or f.direction == "gone"] or cause.kpis[:least]
+    return sorted(clear, key=lambda f: (f.role != "origin", -f.strength))
+
+
+def _drawn(cause: Cause) -> list[KpiFinding]:
+    """Which KPIs get a picture: of each service the best of each kind first, p90, p95 and p99 look alike."""
+    clear = _clear(cause, 2)
+    best = {(f.service, f.kind): f for f in reversed(clear)}
+    distinct = [f for f in clear if best[f.service, f.kind] is f]
+    return (distinct + [f for f in clear if best[f.service, f.kind] is not f])[:MOST_PANELS]
 
 
 def _kpi_row(event: Event, finding: KpiFinding) -> dict[str, str]:
@@ -134,8 +147,7 @@ def _panels(source: Source, place: int) -> list[dict[str, Any]]:
     rows = _around(source, event)
     columns = {name: k for k, name in enumerate(source.frame.names)}
     found = []
-    chosen = [f for f in cause.kpis if f.excess > 1 or f.direction == "gone"] or cause.kpis[:2]
-    for number, finding in enumerate(chosen[:MOST_PANELS]):
+    for number, finding in enumerate(_drawn(cause)):
         k = columns[finding.name]
         expected, spread = _expected(source, k, event, rows)
         row = _kpi_row(event, finding)

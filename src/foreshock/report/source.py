@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,3 @@ def clock(source: Source, time_ns: int, *, with_day: bool | None = None) -> str:
     seconds = source.frame.step_s % 60 != 0
     text = text if seconds else text[:-3]
     return text if (first != last if with_day is None else with_day) else text[11:]
-
-
-def names_of(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
