@@ -119,7 +119,7 @@ def count_events(
 
 
 def fault_spans(fault_id: np.ndarray, keep: np.ndarray | None = None) -> list[tuple[int, int]]:
-    """Rows of each fault from `Labels.fault_id`; -1 is none. `keep` (T,) bool drops faults it never covers."""
+    """Rows of each fault from `Labels.fault_id`; -1 is none. `keep` (T,) bool drops faults never covered."""
     fault_id = np.asarray(fault_id)
     spans = []
     for fault in np.unique(fault_id[fault_id >= 0]):
