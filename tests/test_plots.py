@@ -193,3 +193,14 @@ def test_narrow_pictures_drop_what_all_names_share():
         t.get_text() for t in plots.heat_map(make_scores(50, twins), width="narrow").axes[0].get_yticklabels()
     ]
     assert sorted(told) == sorted(twins)
+
+
+def test_axis_numbers_keep_their_digits():
+    """Coordinates are rounded, what the reader sees is not."""
+    scores = make_scores(50)
+    scores.system[:] = np.linspace(0, 0.4, 50)
+    told = [
+        t.text for t in as_xml(plots.to_svg(plots.timeline(scores), "t")).iter() if t.text and "." in t.text
+    ]
+    assert len(set(told)) == len(told) >= 4
+    assert any(len(t.split(".")[1]) > 1 for t in told)

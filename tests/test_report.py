@@ -209,7 +209,11 @@ def test_missing_scores_are_no_sign_of_health():
     told = Page(report.html(frame, blind, threshold, (), ()))
     assert "Nothing could be scored" in told.text
     assert "no sign of health" in told.text
-    assert "no sign of health" in Page(report.html(frame, scores, None, (), ())).text
+    short = Page(report.html(frame, scores, None, (), ()))
+    assert "Too short to tell" in short.text
+    assert "no sign of health" in short.text
+    for page in (told, short):
+        assert not any(attrs.get("class") == "calm" for _, attrs in page.tags)
 
 
 def test_running_and_unknown_incidents():

@@ -289,7 +289,7 @@ def to_svg(figure: Figure, name: str, *, described: str = "") -> str:
     text = re.sub(r'<a xlink:href="(#[\w-]+)" target="_blank">', r'<a href="\1">', text)
     text = re.sub(r" ?font-family:[^;\"]*;?", "", text)
     text = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", text)
-    text = re.sub(r"\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}", text)
+    text = re.sub(r"<[^>]+>", _rounded, text)
     for field in fields(PAGE):
         text = text.replace(getattr(PAGE, field.name), f"var(--{field.name})")
     role = "group" if "<a " in text else "img"  # an image would hide its links from screen readers
@@ -302,6 +302,11 @@ def to_svg(figure: Figure, name: str, *, described: str = "") -> str:
         count=1,
     )
     return re.sub(r"\n\s*", "\n", text)
+
+
+def _rounded(tag: re.Match[str]) -> str:
+    """A tag with its coordinates in tenths of a pixel; the letters between tags stay as they are."""
+    return re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", tag[0])
 
 
 def to_png(figure: Figure, *, ground: str = LIGHT.ground, dpi: int = 144) -> bytes:

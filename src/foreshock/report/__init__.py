@@ -120,6 +120,7 @@ def _render(source: Source, made: str) -> str:
         incidents=cards,
         more_incidents=more(len(source.events), len(cards), "incident"),
         empty=_empty(source),
+        is_calm=_is_calm(source),
         pictures=pictures(source),
         known=known_faults(source),
         threshold=threshold_facts(source),
@@ -142,12 +143,16 @@ def _length_s(source: Source) -> float:
     return float(frame.time_ns[-1] - frame.time_ns[0]) / 1e9 + frame.step_s if len(frame) else 0.0
 
 
+def _is_calm(source: Source) -> bool:
+    """No incident although one would have been told: only then the page may look relieved."""
+    could_tell = np.isfinite(source.scores.system).any() and source.last_threshold is not None
+    return bool(could_tell) and not source.events
+
+
 def _verdict(source: Source) -> str:
     within = f"in {duration(_length_s(source))}"
     if not source.events:
-        return (
-            f"No incident {within}" if np.isfinite(source.scores.system).any() else "Nothing could be scored"
-        )
+        return f"No incident {within}" if _is_calm(source) else _empty(source)["title"]
     running = any(e.is_open for e in source.events)
     return f"{count(len(source.events), 'incident')} {within}" + (", one still running" if running else "")
 
@@ -191,7 +196,7 @@ def _empty(source: Source) -> dict[str, str]:
         }
     if threshold is None:
         return {
-            "title": "No incident could be told",
+            "title": "Too short to tell",
             "text": "The recording is too short to learn what is usual, so no alarm was possible. "
             "This is no sign of health. Read a longer range.",
         }
