@@ -81,7 +81,7 @@ def timeline(
             under the other.
     """
     figure, axes = _figure(width, 250 if width == "wide" else 230, palette)
-    _shade(axes, scores, events, palette, apart=(16 if width == "wide" else 13) / PIXELS[width])
+    _shade(axes, scores, events, palette, apart=(18 if width == "wide" else 24) / PIXELS[width])
     score = np.asarray(scores.system, dtype=float)
     high = _high(threshold, len(scores))
     if _is_wide_ranged(score, high):
@@ -127,7 +127,7 @@ def heat_map(
         axes.axvline(_number(time[event.start]), color=palette.ink, lw=0.7, alpha=0.4)
     for row in range(1, len(names)):
         axes.axhline(row - 0.5, color=palette.ground, lw=1.5)
-    most_letters = 30 if width == "wide" else 14
+    most_letters = 30 if width == "wide" else 17
     short = names if width == "wide" else _without_common_ends(names)
     labels = [n if len(n) <= most_letters else n[: most_letters - 1] + "…" for n in short]
     axes.set_yticks(range(len(names)), labels)
