@@ -150,6 +150,8 @@ def _text(kpi: Kpi, before: float, during: float, has_moved: bool) -> str:
 
 
 def _number(value: float, unit: str) -> str:
+    if unit == "ratio":
+        return f"{_digits(100 * value)} %"
     for size, name in _STEPS.get(unit, ()):
         if abs(value) >= size:
             return f"{_digits(value / size)} {name}"
