@@ -997,7 +997,7 @@ def _probe(model: Backbone) -> np.ndarray:
     """What a few series become: their reconstruction errors, or the states where there is no such head."""
     steps = min(128, model.geometry.seq_len)
     x, _, _ = normalise(torch.from_numpy(engine.probe_series(steps=steps)[0]))
-    states = model.encode(x)
+    states = model.states(x.reshape(len(x), -1, model.geometry.patch_len))  # plain: packing would take memory
     is_reconstruction = model.geometry.task == "reconstruction"
     return (model.decode(states) - x if is_reconstruction else states).square().numpy()
 
