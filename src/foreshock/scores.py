@@ -112,7 +112,7 @@ def smooth(evidence: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
     What nobody observed counts as no evidence, so the result (T, K) has no NaN.
     """
     filled = np.nan_to_num(evidence)
-    out = np.empty_like(filled)
+    out: np.ndarray = np.empty_like(filled)
     for row in range(len(filled)):
         last = (1 - weight) * last + weight * filled[row]
         out[row] = last

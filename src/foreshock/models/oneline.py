@@ -87,7 +87,8 @@ def rolling_variance(values: np.ndarray, window: int) -> np.ndarray:
 
     count = np.maximum(rolling(seen.astype(float)), 1)
     mean = rolling(filled) / count
-    return np.maximum(rolling(filled**2) / count - mean**2, 0)
+    result: np.ndarray = np.maximum(rolling(filled**2) / count - mean**2, 0)
+    return result
 
 
 def squared_difference(values: np.ndarray, window: int) -> np.ndarray:
