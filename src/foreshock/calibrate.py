@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from foreshock.errors import ConfigError
 from foreshock.tails import before_evidence, empirical_level, fit_tail, lasting, quiet_rows
 
 DAY_S = 86_400.0
+FLOOR, RARE = 4.0, 0.002  # lowest threshold in quartile widths; alarms a row from which it does not hold
 LEAVE = 0.6  # where `low` lies between the usual score (0) and `high` (1)
 AT_ONCE_SHARE = 0.25  # of the promised false alarms, for single rows
 CONFIRM_S = 90.0  # two rows at a row a minute, six at 15 s, eighteen at 5 s ...
@@ -132,7 +133,7 @@ def calibrate(
     alarms = false_alarms_per_day * step_s / DAY_S  # alarms a row
     gap_rows = max(1, round(merge_s / step_s))
     single = 0.0 if confirm == (1, 1) else AT_ONCE_SHARE
-    level = _level(rises, gap_rows, alarms * (1 - single))
+    level = _above_body(_level(rises, gap_rows, alarms * (1 - single)), lasting(values, *confirm), alarms)
     at_once = _level(kept, gap_rows, alarms * single).score if single else level.score
     return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)))
 
@@ -165,6 +166,20 @@ def _level(scores: np.ndarray, gap_rows: int, target: float) -> _Level:
     if target >= tail.rate:  # many alarms allowed: the data themselves know the level
         level = empirical_level(scores, gap_rows, target)
     return _Level("tail", level, tail.scale_at(level), share)
+
+
+def _above_body(level: _Level, rises: np.ndarray, target: float) -> _Level:
+    """Not below four times the upper half's quarter above the median, incidents included.
+
+    Where quiet rows were taken for incidents the tail of the rest is cut off. A gaussian score passes this
+    floor in 3 rows of 1,000 and an exponential one in 30, far oftener than alarms are wanted, so a sound
+    tail fit lies above it anyway.
+    """
+    half, quarter = np.nanquantile(rises, [0.5, 0.75])
+    floor = float(half + FLOOR * (quarter - half))
+    if target > RARE or level.score >= floor:
+        return level
+    return replace(level, score=floor)
 
 
 def _from_few(values: np.ndarray, target: float) -> _Level:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="Write an HTML page with pictures.")
 ]
+AsLive = Annotated[
+    bool, typer.Option("--as-live", help="Hold each row against the threshold that was known before it.")
+]
 
 
 def detect(
@@ -37,6 +40,7 @@ def detect(
     detector: options.Detector = None,
     model: options.Model = None,
     offline: options.Offline = False,
+    as_live: AsLive = False,
     false_alarms: options.FalseAlarms = None,
     services: options.Services = None,
     timestamp: options.Timestamp = None,
@@ -76,7 +80,7 @@ def detect(
             detecting = detector_of(resolved, run, console)
             scores = detecting.score(frame.without_labels())
         with run.phase("decide"):
-            threshold, level = thresholds(scores, settings)
+            threshold, level = thresholds(scores, settings, as_live)
             events = decide(scores, threshold, settings.rules)
             causes = [explain(frame.without_labels(), scores, event, others=events) for event in events]
         incidents = [
@@ -102,6 +106,7 @@ def detect(
             "detector": scores.detector,
             "causal": scores.causal,
             "threshold": None if level is None else level.to_dict(),
+            "threshold_from": "the rows before each" if as_live else "the whole recording, unlabelled",
             "repairs": list(repairs),
             "incidents": incidents,
             "report": None if report is None else str(report),
@@ -115,9 +120,15 @@ def detect(
     console.result(facts, lambda: describe(facts))
 
 
-def thresholds(scores: Scores, settings: Settings) -> tuple[Threshold | CausalThreshold, Threshold | None]:
-    """The threshold of each row, and the last one learned, for words about the promise."""
-    if settings.detector.causal:
+def thresholds(
+    scores: Scores, settings: Settings, as_live: bool
+) -> tuple[Threshold | CausalThreshold, Threshold | None]:
+    """The threshold of each row, and the last one learned, for words about the promise.
+
+    A finished recording has one threshold, from all its unlabelled scores; as if live, each row has the
+    one that was known before it, which is what `foreshock score` writes.
+    """
+    if as_live:
         causal = calibrator_of(settings, scores.step_s).push(scores.system)
         return causal, causal.last
     fixed = fixed_threshold(scores, settings)
@@ -156,6 +167,13 @@ def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
         f"(noticed {incident['detected_time']})"
     ]
     lines.append(f"    {cause['headline']}")
-    for service in cause["services"][: 3 if not cause["is_known"] else 1]:
-        lines.append(f"    {service['name']}, {service['confidence']:.0%}: {service['why']}")
+    if not cause["is_known"]:
+        guesses = [f"{one['name']}, {one['confidence']:.0%}: {one['why']}" for one in cause["services"][:3]]
+        return [*lines, *(f"    {guess}" for guess in guesses)]
+    own = [kpi["name"] for kpi in cause["kpis"] if kpi["role"] == "origin"]
+    others = [kpi["name"] for kpi in cause["kpis"] if kpi["role"] != "origin"]
+    first = cause["services"][0]
+    lines.append(f"    {first['name']}, {first['confidence']:.0%}: {', '.join(own[:5])}")
+    if others:
+        lines.append(f"    also: {', '.join(others[:5])}{' …' if len(others) > 5 else ''}")
     return lines

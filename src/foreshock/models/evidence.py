@@ -41,6 +41,7 @@ class EvidenceOptions:
     tail: float = 0.98  # the past error that counts as 1
     tail_prior: float = 3.0  # robust z of that error before the past has told
     tail_prior_steps: int = 60  # how many steps that belief is worth
+    trust_steps: int = 16  # observed steps at which evidence counts half
     least_change: float = 0.01  # share of a KPI's level below which a spread is not believed
     cap: float = 20.0  # no single value counts more than this
     newest: float = 0.6  # what a row counts in services and system, the rows before it the rest
@@ -258,7 +259,7 @@ class EvidenceStream:
     def _evidence(self, stats: _Block, values: np.ndarray, part: slice) -> np.ndarray:
         error = np.abs(values - stats.expected[:, part])  # (signals, rows, K)
         ratio = error / stats.spread[:, None] / stats.tail[:, None]
-        known = stats.seen / (stats.seen + PATCH)
+        known = stats.seen / (stats.seen + self.options.trust_steps)
         # Observed, but nothing before it to compare with: no evidence yet, which is not missing data.
         return np.where(np.isfinite(values), agree(ratio, self.options.cap) * known, np.nan).astype(
             np.float32
