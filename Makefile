@@ -50,6 +50,7 @@ bench: $(VENV)/.installed
 
 docs: $(VENV)/.developed
 	$(RUN)/python docs/generate.py
+	$(RUN)/python benchmarks/tables.py
 
 # requirements.txt, for those who want one: what a fresh environment holds after `pip install -c constraints.txt .`
 requirements:

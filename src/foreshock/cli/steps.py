@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -133,6 +134,10 @@ def detector_of(resolved: Resolved, run: Run, console: Console) -> Any:
                 console.note(f"{settings.detector.name} reads the past only, also with --offline")
             elif origin != "default" and not origin.startswith("preset"):
                 raise ConfigError(f"{origin}: {key} means nothing to {settings.detector.name}.") from None
+    if "torch" in sys.modules:
+        from foreshock.models.engine import use_free_threads
+
+        use_free_threads()
     run.model(detector)
     return detector
 

@@ -278,3 +278,10 @@ def free_threads() -> int:
     except OSError:
         busy = 0.0
     return max(1, min(usable, round(usable - busy)))
+
+
+def use_free_threads() -> int:
+    """Let torch use the threads that find a free core, for this process; says how many."""
+    threads = free_threads()
+    torch.set_num_threads(threads)
+    return threads
