@@ -286,6 +286,18 @@ def test_defined_results(ask, tmp_path):
         assert ("repaired: " in err) == (name in ("doubled", "unsorted", "infinite"))
 
 
+@pytest.mark.parametrize("value", [0, 5, 1e6])
+def test_nothing_ever_happens(ask, tmp_path, value):
+    """Five hours of one constant value: a score of 0, and no incident by either threshold."""
+    text = "timestamp,a__x,b__y\n" + "".join(f"{1_700_000_000 + 60 * i},{value},1\n" for i in range(300))
+    path, out = write(tmp_path / "t.csv", text), tmp_path / "s.parquet"
+    assert ask("score", path, "--out", out, *QUICK)[0] == 0
+    scores = pd.read_parquet(out)
+    assert (scores["score"] == 0).all()
+    assert not scores["anomaly"].any()
+    assert "no incidents" in ask("detect", path, *QUICK)[1]
+
+
 def test_ten_thousand_kpis(ask, tmp_path):
     """A very wide table is scored like another."""
     names = [f"s{i % 50}__kpi{i}" for i in range(10_000)]

@@ -21,6 +21,8 @@ from foreshock.frame import Frame, Kpi
 from foreshock.scores import Layout, Scores, layout, pool, smooth
 from foreshock.windows import PATCH, quantiles, to_grid
 
+CALM = 1e-6  # a ratio of error to usual error up to here is none
+
 
 class Expectation(Protocol):
     """What a block of values should be, judged from the steps before it."""
@@ -274,9 +276,11 @@ def agree(ratios: np.ndarray, cap: float) -> np.ndarray:
     network, 2026-11-24; docs/log.md).
     """
     told = np.isfinite(ratios)
-    logs = np.log(np.clip(np.where(told, ratios, 1), 1e-6, cap))
+    logs = np.log(np.clip(np.where(told, ratios, 1), CALM, cap))
     count = told.sum(0)
-    return np.where(count > 0, np.exp(logs.sum(0) / np.maximum(count, 1)), 0.0)
+    # As expected is 0, not almost 0: a constant KPI must not leave round-off for a threshold to learn from.
+    is_surprised = (count > 0) & (np.where(told, ratios, np.inf).min(0) > CALM)
+    return np.where(is_surprised, np.exp(logs.sum(0) / np.maximum(count, 1)), 0.0)
 
 
 def _spread(errors: np.ndarray, floor: np.ndarray) -> np.ndarray:
