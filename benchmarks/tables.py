@@ -85,7 +85,8 @@ def speed() -> list[str]:
     lines = ["## Forward pass beside the original", ""]
     lines += [
         "Random weights of the true shapes, batch × KPIs × steps; alternating in one run with",
-        f"{one['original']}, {one['threads']} threads of {one['cpu']} ({', '.join(one['abilities'])}). Best of",
+        f"{one['original']},",
+        f"{one['threads']} threads of {one['cpu']} ({', '.join(one['abilities'])}). Best of",
         "the rounds; ours auto is bfloat16. The original pads 256 steps to 512 (`256`) unless the window is",
         "handed to it bare (`256d`). Share: of the measured matmul peak of that precision; other work on the",
         "machine while the peak was measured can push it above 1. This processor has no AMX, so what AMX",
