@@ -96,6 +96,20 @@ def block_length(start: int, o: EvidenceOptions) -> int:
     return PATCH if start < o.early else o.block
 
 
+def require_later(piece: Frame, last_ns: int | None) -> None:
+    """The check at every stream's door: rising stamps, all after the last row scored (None: no row yet).
+
+    Raises:
+        FrameError: unsorted or doubled stamps, no row, or rows already scored.
+    """
+    piece.require_clock()
+    if last_ns is not None and piece.time_ns[0] <= last_ns:
+        raise FrameError(
+            f"the piece starts at {piece.time[0]}Z, which is not later than the last row scored; "
+            "push rows in time order, each once."
+        )
+
+
 class EvidenceStream:
     """Scores rows as they come. What a row gets depends on it and earlier rows only."""
 
@@ -114,13 +128,8 @@ class EvidenceStream:
         Raises:
             FrameError: other KPIs than before, or rows that are not later than all before.
         """
-        piece.require_clock()
+        require_later(piece, None if self.past is None or self.past.clock is None else self.past.clock[1])
         past = self._begin(piece)
-        if past.clock is not None and piece.time_ns[0] <= past.clock[1]:
-            raise FrameError(
-                f"the piece starts at {piece.time[0]}Z, which is not later than the last row scored; "
-                "push rows in time order, each once."
-            )
         grid = to_grid(piece.time_ns, self.step_s, past.clock, self.options.memory)
         evidence = np.full((len(piece), len(piece.kpis)), np.nan, np.float32)
         expected = np.full_like(evidence, np.nan)

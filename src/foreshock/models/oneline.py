@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.errors import FrameError
 from foreshock.frame import Frame
-from foreshock.models.evidence import EvidenceDetector, EvidenceOptions, Expectation
+from foreshock.models.evidence import EvidenceDetector, EvidenceOptions, Expectation, require_later
 from foreshock.scores import Scores, layout, pool
 from foreshock.windows import quantiles
 
@@ -125,12 +124,10 @@ class _OneLinerStream:
         self.tail: np.ndarray | None = None
         self.total: np.ndarray | None = None
         self.count = 0
-        self.last_ns = -(2**63)
+        self.last_ns: int | None = None
 
     def push(self, piece: Frame) -> Scores:
-        piece.require_clock()
-        if piece.time_ns[0] <= self.last_ns:
-            raise FrameError("the piece is not later than the last row scored; push rows in time order.")
+        require_later(piece, self.last_ns)
         self.last_ns = int(piece.time_ns[-1])
         raw = self._raw(piece)
         total = np.zeros(raw.shape[1]) if self.total is None else self.total

@@ -11,14 +11,21 @@ Not here: the network (moment), what makes an error surprising (evidence), the p
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foreshock.errors import ConfigError, FrameError
+from foreshock.errors import ConfigError
 from foreshock.frame import Frame
-from foreshock.models.evidence import EvidenceDetector, EvidenceOptions, EvidenceStream, offline_evidence
+from foreshock.models.evidence import (
+    EvidenceDetector,
+    EvidenceOptions,
+    EvidenceStream,
+    offline_evidence,
+    require_later,
+)
 from foreshock.models.moment import Moment, load_moment
 from foreshock.models.oneline import PastMedian
 from foreshock.models.weights import find, sha256
@@ -149,21 +156,37 @@ def hide_in_turn(model: Moment, dense: np.ndarray, length: int, turns: int = 4) 
     Every `turns`-th patch of a window is hidden at once, so each patch is hidden exactly once a window;
     windows overlap by half and are averaged.
     """
-    filled = fill_forward(dense.T)  # (K, T)
-    pad = max(0, length - filled.shape[1])
-    filled = np.pad(filled, ((0, 0), (pad, 0)), constant_values=np.nan)
-    total, seen = np.zeros(filled.shape), np.zeros(filled.shape)
     patch = np.arange(length) // PATCH
-    for start in window_starts(filled.shape[1], length, length // 2):
-        window = filled[:, start : start + length]
+
+    def said_of(window: np.ndarray) -> np.ndarray:
+        out = np.full(window.shape, np.nan)
         for turn in range(turns):
             hidden = np.tile(patch % turns == turn, (len(window), 1))
             said = np.asarray(
                 model.reconstruct(window[:, None], np.isfinite(window)[:, None], hidden[:, None])
             )[:, 0]
-            use = hidden & np.isfinite(said)
-            total[:, start : start + length] += np.where(use, said, 0)
-            seen[:, start : start + length] += use
+            out[hidden] = said[hidden]
+        return out
+
+    return average_windows(dense, length, said_of)
+
+
+def average_windows(dense: np.ndarray, length: int, look: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(T, K) with NaN → the mean of what `look` gives for windows (K, length) that overlap by half.
+
+    Gaps are filled forward; a recording shorter than a window is padded on the left. NaN where no
+    window gave anything.
+    """
+    filled = fill_forward(dense.T)  # (K, T)
+    pad = max(0, length - filled.shape[1])
+    filled = np.pad(filled, ((0, 0), (pad, 0)), constant_values=np.nan)
+    total, seen = np.zeros(filled.shape), np.zeros(filled.shape)
+    for start in window_starts(filled.shape[1], length, length // 2):
+        into = slice(start, start + length)
+        found = look(filled[:, into])
+        told = np.isfinite(found)
+        total[:, into] += np.where(told, found, 0)
+        seen[:, into] += told
     with np.errstate(invalid="ignore"):
         result: np.ndarray = (total / np.where(seen > 0, seen, np.nan))[:, pad:].T
     return result
@@ -207,17 +230,12 @@ class PublishedDetector:
         if self.causal:
             return self.stream().push(frame)
         frame.require_clock()
-        filled = fill_forward(np.where(np.isfinite(frame.values), frame.values, np.nan).T)
-        pad = max(0, self.length - len(frame))
-        filled = np.pad(filled, ((0, 0), (pad, 0)), constant_values=np.nan)
-        total, seen = np.zeros(filled.shape), np.zeros(filled.shape)
-        for start in window_starts(filled.shape[1], self.length, self.length // 2):
-            window = filled[:, start : start + self.length]
-            error = squared_error(np.asarray(self.model.reconstruct(window[:, None]))[:, 0], window)
-            total[:, start : start + self.length] += np.nan_to_num(error)
-            seen[:, start : start + self.length] += np.isfinite(error)
-        with np.errstate(invalid="ignore"):
-            raw = (total / np.where(seen > 0, seen, np.nan))[:, pad:].T
+        values = np.where(np.isfinite(frame.values), frame.values, np.nan)
+        raw = average_windows(
+            values,
+            self.length,
+            lambda window: squared_error(np.asarray(self.model.reconstruct(window[:, None]))[:, 0], window),
+        )
         usual = np.nanmean(raw, 0)
         return self._scores(frame, raw / np.where(usual > 0, usual, 1))
 
@@ -236,12 +254,10 @@ class _PublishedStream:
         self.tail: np.ndarray | None = None
         self.total: np.ndarray | float = 0.0
         self.count: np.ndarray | int = 0
-        self.last_ns = -(2**63)
+        self.last_ns: int | None = None
 
     def push(self, piece: Frame) -> Scores:
-        piece.require_clock()
-        if piece.time_ns[0] <= self.last_ns:
-            raise FrameError("the piece is not later than the last row scored; push rows in time order.")
+        require_later(piece, self.last_ns)
         self.last_ns = int(piece.time_ns[-1])
         length = self.detector.length
         values = np.where(np.isfinite(piece.values), piece.values, np.nan)
