@@ -166,6 +166,94 @@ def test_guard_shrinks_before_the_budget(monkeypatch):
     assert sum(sizes) == 12
 
 
+def batch_gradient(pieces, fails_above, items=8, partly=False):
+    """One training step on a line through `items` points; the way back runs out of memory above a size."""
+    torch = pytest.importorskip("torch")
+    x = torch.arange(items, dtype=torch.float64)
+    weight = torch.full((2,), 0.5, dtype=torch.float64, requires_grad=True)
+    seen = []
+
+    def step(start, end):
+        seen.append(end - start)
+        loss = ((weight[0] * x[start:end] + weight[1] - 3) ** 2).mean() * (end - start) / items
+        if end - start > fails_above:
+            if partly:
+                loss.backward()  # gradients are there already when memory runs out
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        loss.backward()
+        return loss.item()
+
+    def reset():
+        weight.grad = None
+
+    loss = sum(pieces.run(items, step, reset))
+    return weight.grad.numpy(), loss, seen
+
+
+@pytest.mark.parametrize("partly", [False, True])
+def test_out_of_memory_keeps_the_effective_batch(partly):
+    """An injected out-of-memory error halves the piece; loss and gradient stay those of the whole batch."""
+    wanted, wanted_loss, _ = batch_gradient(memory.MicroBatches(8), fails_above=8)
+    told = []
+    pieces = memory.MicroBatches(8, on_shrink=lambda size, why: told.append((size, why)))
+    got, loss, seen = batch_gradient(pieces, fails_above=3, partly=partly)
+    assert got == pytest.approx(wanted, rel=1e-12)
+    assert loss == pytest.approx(wanted_loss, rel=1e-12)
+    assert seen == [8, 4, 2, 2, 2, 2]
+    assert told == [(4, "memory ran out"), (2, "memory ran out")]
+    assert batch_gradient(pieces, fails_above=3)[2] == [2, 2, 2, 2], "the size that fits is kept"
+
+
+def test_out_of_memory_late_in_a_batch():
+    """A piece that fails after others were done does not count them twice."""
+    pieces, total, calls = memory.MicroBatches(4), [], []
+
+    def step(start, end):
+        calls.append((start, end))
+        if (start, end) == (4, 8):
+            raise MemoryError
+        total.extend(range(start, end))
+
+    pieces.run(8, step, total.clear)
+    assert total == list(range(8))
+    assert pieces.size == 2
+
+
+def test_micro_batches_give_up_at_one_and_pass_others_on():
+    """Nothing left to shrink is a resource error; what is not about memory is not hidden."""
+
+    def fail(error):
+        def step(start, end):
+            raise error
+
+        return step
+
+    with pytest.raises(ResourceError, match="batch of 1"):
+        memory.MicroBatches(4).run(4, fail(MemoryError()), lambda: None)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        memory.MicroBatches(4).run(4, fail(RuntimeError("shapes differ")), lambda: None)
+
+
+def test_micro_batches_shrink_before_the_budget(monkeypatch):
+    """What the first piece took is expected of the next."""
+    use = {"now": 1000}
+    monkeypatch.setattr(memory, "resident_bytes", lambda: use["now"])
+    monkeypatch.setattr(memory, "_high_water_bytes", lambda: 0)
+    pieces = memory.MicroBatches(4, Budget(1250))
+    sizes = []
+
+    def step(start, end):
+        sizes.append(end - start)
+        use["now"] = 1000 + 100 * (end - start)
+
+    pieces.run(4, step, lambda: None)
+    use["now"] = 1000
+    pieces.run(8, step, lambda: None)
+    assert sizes[0] == 4
+    assert max(sizes[1:]) <= 2
+    assert sum(sizes) == 12
+
+
 def test_torch_out_of_memory_is_recognised():
     """Both of torch's ways to say it."""
     torch = pytest.importorskip("torch")

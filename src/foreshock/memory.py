@@ -1,6 +1,7 @@
 """How much memory there is, how much is used, and how to stay below it.
 
-`watch` measures a phase, `batch_for` plans one, `guard` shrinks batches when the plan was too bold.
+`watch` measures a phase, `batch_for` plans one, `guard` shrinks batches when the plan was too bold, and
+`MicroBatches` does so for training, where the effective batch has to stay.
 """
 
 from __future__ import annotations
@@ -310,22 +311,100 @@ def guard(
             if not is_out_of_memory(error):
                 raise
             if batch == 1:
-                raise ResourceError(
-                    f"memory ran out at a batch of 1 ({format_bytes(resident_bytes())} in use). "
-                    "Take a smaller model, a shorter window.length, or a machine with more memory."
-                ) from error
+                raise _nothing_left_to_shrink() from error
             reason = "memory ran out"
         else:
-            # The kernel's mark tells of memory already given back, when this batch raised it.
-            high = _high_water_bytes()
-            peak = max(_footprint(), high if high > high_before else 0)
-            grown = max(grown, (peak - before) / (end - start))
+            grown = max(grown, _grown(before, high_before) / (end - start))
             start = end
             yield out
             continue
         batch = max(1, batch // 2)
         _release()
         _tell(on_shrink, batch, reason)
+
+
+class MicroBatches:
+    """Works through training batches in pieces that fit into memory; the effective batch stays as it is.
+
+    After an out-of-memory error the piece is halved and the whole batch is begun anew, since the way back
+    may have stopped between two gradients. The size that fits is kept for the batches that follow.
+
+    Args:
+        size: items a piece to begin with.
+        budget: for the whole process; pieces shrink before it is passed. None waits for the error, which
+            on a CPU may never come: the kernel ends the process instead.
+        on_shrink: told the new size and the reason.
+
+    Example:
+        >>> pieces = MicroBatches(3)
+        >>> gradients = []
+        >>> pieces.run(8, lambda start, end: gradients.append((start, end)), gradients.clear)
+        [None, None, None]
+        >>> gradients
+        [(0, 3), (3, 6), (6, 8)]
+    """
+
+    def __init__(
+        self, size: int, budget: Budget | None = None, on_shrink: Callable[[int, str], None] | None = None
+    ) -> None:
+        self.size = max(1, size)
+        self._budget = budget
+        self._on_shrink = on_shrink
+        self._grown = 0.0  # bytes an item, as last seen
+
+    def run(self, items: int, step: Callable[[int, int], _Out], reset: Callable[[], object]) -> list[_Out]:
+        """What `step(start, end)` gives for each piece of 0..items.
+
+        Args:
+            step: forward and backward of some items. Its loss must be their share of the batch's loss
+                (a mean over the piece times (end - start) / items), so that gradients add up to the same.
+            reset: forgets the gradients of this batch, such as `optimizer.zero_grad`; called before the
+                batch is begun anew.
+
+        Raises:
+            ResourceError: memory ran out at one item.
+        """
+        while True:
+            self.size = max(1, min(self.size, items))
+            try:
+                return [step(start, end) for start, end in self._pieces(items)]
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.size == 1:
+                    raise _nothing_left_to_shrink() from error
+            self.size //= 2
+            reset()
+            _release()
+            _tell(self._on_shrink, self.size, "memory ran out")
+
+    def _pieces(self, items: int) -> Iterator[tuple[int, int]]:
+        start = 0
+        while start < items:
+            if self._budget is not None and self._grown > 0:
+                planned = _within(self._budget, self._grown, self.size)
+                if planned < self.size:
+                    self.size = planned
+                    reason = f"the next piece would have passed the budget of {self._budget}"
+                    _tell(self._on_shrink, planned, reason)
+            end = min(items, start + self.size)
+            before, high_before = _footprint(), _high_water_bytes()
+            yield start, end
+            self._grown = max(self._grown, _grown(before, high_before) / (end - start))
+            start = end
+
+
+def _grown(before: int, high_before: int) -> int:
+    """Bytes taken since, also if they were given back: the kernel's mark tells, when it was raised."""
+    high = _high_water_bytes()
+    return max(_footprint(), high if high > high_before else 0) - before
+
+
+def _nothing_left_to_shrink() -> ResourceError:
+    return ResourceError(
+        f"memory ran out at a batch of 1 ({format_bytes(resident_bytes())} in use). "
+        "Take a smaller model, a shorter window.length, or a machine with more memory."
+    )
 
 
 def _within(budget: Budget, bytes_per_item: float, batch: int) -> int:
