@@ -1,6 +1,7 @@
 # make demo   an environment, the demo recording, incidents on the screen and a report
 # make test   an environment and the tests, with coverage
 # make check  linter, format, types
+# make live   the test bed: a shop that breaks on command; make live-test  a small run of it
 # make bench  forward pass beside the original package's; make docs  the generated reference pages
 #
 # Needs Python 3.11 or newer with venv, and make. Override: make demo PYTHON=python3.12 VENV=.venv312
@@ -18,7 +19,7 @@ RUN = $(VENV)/bin
 export FORESHOCK_TEST_DATA ?= $(wildcard $(abspath ../shared/data))
 export FORESHOCK_GOLDEN ?= $(wildcard $(abspath ../shared/golden))
 
-.PHONY: demo test check bench docs requirements clean
+.PHONY: demo test check live live-test bench docs requirements clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -45,12 +46,19 @@ check: $(VENV)/.developed
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+live: $(VENV)/.developed
+	$(RUN)/python -m testbed.live --record benchmarks/results/testbed.jsonl
+
+live-test: $(VENV)/.developed
+	$(RUN)/python -m testbed.live --small
+
 bench: $(VENV)/.installed
 	$(RUN)/python benchmarks/moment_speed.py
 
 docs: $(VENV)/.developed
 	$(RUN)/python docs/generate.py
 	$(RUN)/python benchmarks/tables.py
+	$(RUN)/python -m testbed.document
 
 # requirements.txt, for those who want one: what a fresh environment holds after `pip install -c constraints.txt .`
 requirements:

@@ -1,0 +1,213 @@
+"""The shop, its faults and its watch, each alone. The whole bench runs in `make live-test`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+
+import numpy as np
+import psutil
+import pytest
+
+aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+
+from foreshock.decide import Rules  # noqa: E402
+from testbed import document  # noqa: E402
+from testbed.kpis import queries  # noqa: E402
+from testbed.load import DAY_SHARE, Visitors  # noqa: E402
+from testbed.plan import FULL, SMALL  # noqa: E402
+from testbed.processes import free_ports  # noqa: E402
+from testbed.shop import database  # noqa: E402
+from testbed.shop.database import Pool, PoolEmpty, create  # noqa: E402
+from testbed.shop.faults import KINDS, Faults  # noqa: E402
+from testbed.shop.server import serve  # noqa: E402
+from testbed.shop.services import SERVICES  # noqa: E402
+from testbed.watch import frame_of, pressed  # noqa: E402
+
+
+@pytest.fixture
+def base(tmp_path):
+    create(tmp_path / "shop.sqlite")
+    return tmp_path / "shop.sqlite"
+
+
+@contextlib.asynccontextmanager
+async def one_service(name, base=None):
+    """A service alone: (address, client); who it calls is not there."""
+    ports = free_ports(len(SERVICES))
+    addresses = {n: f"http://127.0.0.1:{p}" for n, p in zip(SERVICES, ports, strict=True)}
+    work = asyncio.ensure_future(serve(name, SERVICES[name], addresses, base, seed=1))
+    async with aiohttp.ClientSession() as http:
+        for _ in range(100):
+            with contextlib.suppress(aiohttp.ClientError):
+                async with http.get(f"{addresses[name]}/metrics"):
+                    break
+            await asyncio.sleep(0.02)
+        yield addresses[name], http
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+def test_the_plan_breaks_what_is_there():
+    """Ten faults of eight kinds, each in a service that has what is to be broken."""
+    faults = FULL[0].faults
+    assert len(faults) == 10
+    assert len({f.kind for f in faults}) == 8
+    assert {f.service for f in faults} <= set(SERVICES)
+    assert {f.kind for f in (*faults, *SMALL[0].faults)} <= {*KINDS, "surge"}
+
+
+def test_the_load_follows_a_day():
+    """The mean over a day is what was asked for; noon and midnight differ as told; a surge is a factor."""
+    visitors = Visitors("http://nobody", 10.0, 200.0)
+    rates = [visitors.rate(t) for t in np.arange(0, 200, 0.5)]
+    assert math.isclose(np.mean(rates), 10.0)
+    assert math.isclose(max(rates), 10 * (1 + DAY_SHARE), rel_tol=1e-3)
+    visitors.surge = 3.0
+    assert visitors.rate(0) == 30.0
+
+
+def test_a_pool_without_free_connections_turns_queries_away(base, monkeypatch):
+    """Taken connections are missing to others, and are there again when the fault ends."""
+    monkeypatch.setattr(database, "TAKE_S", 0.05)
+
+    async def run():
+        pool = Pool(base, size=2)
+        faults = Faults(pool, seed=1)
+        faults.start("pool", 2)
+        await asyncio.sleep(0.01)
+        with pytest.raises(PoolEmpty):
+            await pool.query("SELECT 1")
+        faults.stop("pool")
+        return await pool.query("SELECT count(*) FROM products")
+
+    assert asyncio.run(run()) == [(database.PRODUCTS,)]
+
+
+def test_slow_queries_are_slow_and_end(base):
+    """Rows read in vain cost time; the answer stays the same."""
+
+    async def run():
+        pool, clock = Pool(base), asyncio.get_running_loop().time
+        faults = Faults(pool, seed=1)
+        begun = clock()
+        plain = await pool.query("SELECT * FROM products WHERE id = 5")
+        middle = clock()
+        faults.start("slow_query", 100_000)
+        slow = await pool.query("SELECT * FROM products WHERE id = 5")
+        end = clock()
+        faults.stop("slow_query")
+        return plain == slow, middle - begun, end - middle, pool.extra_rows
+
+    same, fast_s, slow_s, left = asyncio.run(run())
+    assert same
+    assert slow_s > 3 * fast_s
+    assert left == 0
+
+
+def test_memory_grows_and_is_given_back():
+    """Held memory is resident, and free again after the fault."""
+
+    async def run():
+        me, faults = psutil.Process(), Faults(None, seed=1)
+        before = me.memory_info().rss
+        faults.start("memory", 160)
+        await asyncio.sleep(0.9)
+        grown = me.memory_info().rss
+        faults.stop("memory")
+        await asyncio.sleep(0.4)
+        return grown - before, grown - me.memory_info().rss
+
+    grown, freed = asyncio.run(run())
+    assert grown > 60 * 2**20
+    assert freed > 0.6 * grown
+
+
+def test_cpu_is_burnt():
+    """A third of a core for a while is a third of that time."""
+
+    async def run():
+        me, faults = psutil.Process(), Faults(None, seed=1)
+        before = sum(me.cpu_times()[:2])
+        faults.start("cpu", 0.3)
+        await asyncio.sleep(0.8)
+        faults.stop("cpu")
+        return sum(me.cpu_times()[:2]) - before
+
+    assert asyncio.run(run()) > 0.05
+
+
+def test_a_service_counts_what_it_answers_and_breaks_on_command():
+    """Errors and latency come out of the same handler that a caller meets, and into the metrics."""
+
+    async def run():
+        async with one_service("cache") as (address, http):
+            await http.post(f"{address}/item/a", json=[1, 2])
+            async with http.get(f"{address}/item/a") as answer:
+                kept = await answer.json()
+            await http.post(f"{address}/fault", json={"kind": "errors", "amount": 1.0})
+            async with http.get(f"{address}/item/a") as answer:
+                broken = answer.status
+            await http.post(f"{address}/fault", json={"kind": "errors", "stop": True})
+            async with http.get(f"{address}/item/a") as answer:
+                mended = answer.status
+            async with http.post(f"{address}/fault", json={"kind": "flood"}) as answer:
+                refused = answer.status, (await answer.json())["error"]
+            async with http.get(f"{address}/metrics") as answer:
+                metrics = await answer.text()
+        return kept, broken, mended, refused, metrics
+
+    kept, broken, mended, refused, metrics = asyncio.run(run())
+    assert (kept, broken, mended) == ([1, 2], 500, 200)
+    assert refused[0] == 400
+    assert "there is no fault 'flood'" in refused[1]
+    assert 'http_requests_total{code="500"} 1.0' in metrics
+    assert "process_resident_memory_bytes" in metrics
+
+
+def test_a_caller_tells_of_a_service_that_is_gone():
+    """No answer from below is a 502, not a crash."""
+
+    async def run():
+        wish = {"user": 1, "amount": 5}
+        async with (
+            one_service("payment") as (address, http),
+            http.post(f"{address}/pay", json=wish) as answer,
+        ):
+            return answer.status
+
+    assert asyncio.run(run()) == 502
+
+
+def test_a_fault_without_what_it_breaks_is_refused():
+    with pytest.raises(ValueError, match="needs a database"):
+        Faults(None, seed=1).start("slow_query", 10)
+
+
+def test_queries_are_one_series_a_service():
+    """Every query gives one series a service over the window asked for."""
+    for query in queries(10).values():
+        assert "by (service" in query
+        assert "[10s]" not in query  # always in milliseconds, so that half seconds work
+
+
+def test_missing_answers_stay_missing():
+    """What Prometheus does not tell is NaN, never 0."""
+    found = {("cart", "up"): {10: 1.0, 12: 0.0}}
+    frame = frame_of(found, [("cart", "up"), ("cart", "cpu_cores")], range(10, 13), 2.0)
+    np.testing.assert_array_equal(frame.values[:, 0], [1.0, np.nan, 0.0])
+    assert np.isnan(frame.values[:, 1]).all()
+    assert frame.time_ns[0] == 20_000_000_000
+
+
+def test_a_pressed_clock_asks_for_the_same_rows():
+    """At 2 s pressed by 15 the rules are those at 30 s."""
+    assert pressed(15.0).confirm_rows(2.0) == Rules().confirm_rows(30.0)
+
+
+def test_the_page_tells_the_last_record():
+    """docs/testbed.md is what the record says; run `python -m testbed.document`."""
+    assert document.PAGE.read_text() == document.whole()
