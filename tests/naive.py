@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -60,3 +61,66 @@ def pool(evidence: np.ndarray, service: list[str], family: list[str], share: flo
         if any(math.isfinite(v) for v in values):
             system[row] = sum(sorted(np.nan_to_num(by_service[row]), reverse=True)[:loud]) / loud
     return by_service, system
+
+
+def vus(
+    score: np.ndarray, truth: np.ndarray, keep: np.ndarray, window: int, tsb_ad: bool
+) -> tuple[float, float]:
+    """VUS-PR and VUS-ROC, threshold by threshold, buffer by buffer, row by row."""
+    score, rows = np.where(keep, score, -np.inf), range(len(score))
+    edges = np.diff(truth.astype(int), prepend=0, append=0)
+    runs = zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1, strict=True)
+    events = [(int(s), int(e)) for s, e in runs if keep[s : e + 1].any()]
+    ordered = sorted((float(v) for v in score[keep]), reverse=True)
+    levels = [ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, 250)]
+    positive, count = int((truth & keep).sum()), int(keep.sum())
+    pr, roc = [], []
+    for buffer in range(window + 1):
+        before, behind = buffer // 2, buffer // 2 if tsb_ad else max(buffer // 2 - 1, 0)
+        label = np.zeros(len(score))
+        regions: list[list[int]] = []
+        for start, end in events:
+            label[start : end + 1] += 1
+            for row in range(max(start - before, 0), start):
+                label[row] += math.sqrt(1 - (start - row) / buffer)
+            for row in range(end + 1, min(end + behind, len(score) - 1) + 1):
+                label[row] += math.sqrt(1 - (row - end) / buffer)
+            apart = start - before - (0 if tsb_ad else 1)  # overlap in TSB-AD, contact in the original
+            if regions and regions[-1][1] >= apart:
+                regions[-1][1] = end + behind
+            else:
+                regions.append([max(start - before, 0), end + behind])
+        label = np.where(keep, np.minimum(label, 1), 0)
+        recalls, falses, precisions = [0.0], [0.0], [1.0]
+        for level in levels:
+            told = {r for r in rows if keep[r] and score[r] >= level}
+            hits = sum(label[r] for r in told)
+            slope = sum(label[r] for r in (told if tsb_ad else rows) if not truth[r])
+            half = positive + slope / 2
+            seen = [any(r in told for r in range(a, b + 1)) for a, b in regions]
+            recalls.append(min(hits / half, 1) * sum(seen) / len(regions))
+            false = (len(told) - hits) / (count - half)
+            falses.append(false if tsb_ad else min(false, 1))
+            precisions.append(hits / len(told))
+        height = [a + b for a, b in itertools.pairwise([*recalls, 1.0])]
+        width = [b - a for a, b in itertools.pairwise([*falses, 1.0])]
+        roc.append(sum(w * h / 2 for w, h in zip(width, height, strict=True)))
+        areas = 0.0
+        for i in range(1, len(recalls)):
+            height = precisions[i] if tsb_ad else (precisions[i] + precisions[i - 1]) / 2
+            areas += (recalls[i] - recalls[i - 1]) * height
+        pr.append(areas)
+    return sum(pr) / len(pr), sum(roc) / len(roc)
+
+
+def point_adjusted_f1(told: np.ndarray, truth: np.ndarray, share: float) -> float:
+    """F1 after every event with more than `share` of its rows told is told as a whole."""
+    told, row = told.copy(), 0
+    while row < len(truth):
+        end = row
+        while end < len(truth) and truth[end]:
+            end += 1
+        if end > row and told[row:end].sum() > share * (end - row) + 1e-9:
+            told[row:end] = True
+        row = max(end, row + 1)
+    return 2 * int((told & truth).sum()) / int(told.sum() + truth.sum())

@@ -1,12 +1,12 @@
-"""How good scores and events are, held against what was known afterwards.
+"""Event by event: faults found, alarms that were false, and how late.
 
-Rows to ignore (recovery, suspects, not observed) are left out everywhere. Nothing here is adjusted
-with labels. Not here yet: range metrics (VUS) and the label-adjusted ones.
+A fault counts once however many alarms touch it, and so does an alarm. An alarm may begin
+`tolerance_rows` rows after a fault's end and still find it: symptoms outlast their cause.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,48 +14,7 @@ import numpy as np
 
 from foreshock.errors import FrameError
 
-
-def _known(score: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    score, truth = np.asarray(score, float), np.asarray(truth, bool)
-    if score.shape != truth.shape or score.ndim != 1:
-        raise FrameError(f"scores have shape {score.shape}, labels {truth.shape}; both must be (T,).")
-    keep = np.isfinite(score) if ignore is None else np.isfinite(score) & ~np.asarray(ignore, bool)
-    return score[keep], truth[keep]
-
-
-def average_precision(score: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> float:
-    """Point AUC-PR: the precision at each new recall, summed (no interpolation).
-
-    Equal scores count together. NaN where there is no positive row.
-    """
-    score, truth = _known(score, truth, ignore)
-    if not truth.any():
-        return float("nan")
-    order = np.argsort(-score, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    hits = np.cumsum(truth[order])[last_of_ties]
-    precision = hits / (last_of_ties + 1)
-    return float(np.sum(np.diff(hits, prepend=0) * precision) / truth.sum())
-
-
-def roc_auc(score: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> float:
-    """Point AUC-ROC: the chance that a positive row outscores a negative one; ties count half.
-
-    NaN where only one class is there.
-    """
-    score, truth = _known(score, truth, ignore)
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    if not positive or not negative:
-        return float("nan")
-    _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[inverse]
-    return float((rank[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]] = {
-    "average_precision": average_precision,
-    "roc_auc": roc_auc,
-}
+TOLERANCE_ROWS = 2
 
 
 class Span(Protocol):
@@ -80,15 +39,45 @@ class EventCounts:
 
     @property
     def recall(self) -> float:
+        """NaN where there was no fault."""
         return self.found / self.faults if self.faults else float("nan")
 
     @property
     def precision(self) -> float:
+        """The share of alarms that were not false; NaN where there was no alarm."""
         return 1 - self.false_alarms / self.alarms if self.alarms else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """0 where faults were there and none was found; NaN where there was no fault."""
+        if not self.faults:
+            return float("nan")
+        if not self.found or self.alarms == self.false_alarms:
+            return 0.0
+        return 2 * self.precision * self.recall / (self.precision + self.recall)
 
     @property
     def false_alarms_per_hour(self) -> float:
         return self.false_alarms / self.hours if self.hours else float("nan")
+
+    @property
+    def false_alarms_per_day(self) -> float:
+        return self.false_alarms_per_hour * 24
+
+    @property
+    def delay_median_s(self) -> float:
+        """Of the faults found; NaN where none was. Read it beside `never_found`."""
+        return float(np.median(self.delays_s)) if self.delays_s else float("nan")
+
+    @property
+    def delay_p90_s(self) -> float:
+        """Of the faults found, linear between order statistics; NaN where none was."""
+        return float(np.quantile(self.delays_s, 0.9)) if self.delays_s else float("nan")
+
+    @property
+    def never_found(self) -> float:
+        """The share of faults no alarm touched; NaN where there was no fault."""
+        return 1 - self.found / self.faults if self.faults else float("nan")
 
 
 def count_events(
@@ -97,7 +86,7 @@ def count_events(
     rows: int,
     step_s: float,
     ignore: np.ndarray | None = None,
-    tolerance_rows: int = 2,
+    tolerance_rows: int = TOLERANCE_ROWS,
 ) -> EventCounts:
     """Match alarms with faults by overlap.
 
@@ -105,7 +94,15 @@ def count_events(
         faults: (first row, row after the last) of each.
         ignore: (rows,) bool; an alarm that touches such a row is not false, nor does it find anything.
         tolerance_rows: an alarm may begin this many rows after a fault's end and still find it.
+
+    Raises:
+        FrameError: a fault or an alarm lies outside the rows, or the tolerance is negative.
     """
+    if tolerance_rows < 0:
+        raise FrameError(f"the tolerance is {tolerance_rows} rows; it must be 0 or more.")
+    for what, start, end in [("fault", *f) for f in faults] + [("alarm", a.start, a.end) for a in alarms]:
+        if not 0 <= start <= end <= rows:
+            raise FrameError(f"the {what} from row {start} to {end} does not lie within {rows} rows.")
     excused = np.zeros(rows, bool) if ignore is None else np.asarray(ignore, bool).copy()
     delays = []
     for first, last in faults:
@@ -127,3 +124,10 @@ def fault_spans(fault_id: np.ndarray, keep: np.ndarray | None = None) -> list[tu
         if keep is None or keep[rows].any():
             spans.append((int(rows[0]), int(rows[-1]) + 1))
     return spans
+
+
+def spans(flags: np.ndarray) -> list[tuple[int, int]]:
+    """(first row, row after the last) of every run of true rows."""
+    edges = np.diff(np.asarray(flags, bool).astype(np.int8), prepend=0, append=0)
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
