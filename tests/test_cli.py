@@ -88,6 +88,7 @@ def test_version_and_help(ask):
         "detect",
         "inspect",
         "weights",
+        "data",
         "doctor",
         "config",
         "runs",

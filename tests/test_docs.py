@@ -55,7 +55,7 @@ def commands(text: str) -> list[str]:
     found = []
     for block in blocks(text, "console"):
         for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("$ foreshock ") and "weights pull" not in line and "AutonLab/" not in line:
+            if line.startswith("$ foreshock ") and not re.search(r"weights pull|data pull|AutonLab/", line):
                 found.append(line.removeprefix("$ "))
     return found
 

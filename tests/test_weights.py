@@ -133,7 +133,7 @@ def test_hub_name_without_hub_or_network(monkeypatch):
         m.setitem(sys.modules, "huggingface_hub", None)
         with pytest.raises(WeightsError, match=r"pip install 'foreshock\[hub\]'"):
             load_moment("AutonLab/MOMENT-1-small")
-    monkeypatch.setattr(weights, "_answers", lambda endpoint: False)
+    monkeypatch.setattr(weights, "answers", lambda endpoint: False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", object())
     with pytest.raises(WeightsError, match="the hub can't be reached"):
         load_moment("AutonLab/MOMENT-1-small")
@@ -143,7 +143,7 @@ def test_hub_name_without_hub_or_network(monkeypatch):
 def test_a_closed_port_answers_no():
     """The look whether anybody listens takes no longer than its limit."""
     start = time.monotonic()
-    assert not weights._answers("http://127.0.0.1:9")
+    assert not weights.answers("http://127.0.0.1:9")
     assert time.monotonic() - start < 2.5
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from foreshock import __version__
-from foreshock.cli import config, detect, doctor, inspect, make, runs, score, weights
+from foreshock.cli import config, data, detect, doctor, inspect, make, runs, score, weights
 from foreshock.errors import ForeshockError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(score.score)
 app.command()(detect.detect)
 app.command()(inspect.inspect)
 app.add_typer(weights.app, name="weights")
+app.add_typer(data.app, name="data")
 app.command()(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")

@@ -15,21 +15,18 @@ import json
 import os
 import re
 import shutil
-import socket
 import struct
-import threading
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foreshock.errors import OutputError, WeightsError
+from foreshock.network import answers, is_offline
 
 FILE_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -105,14 +102,6 @@ def _cached(name: str, revision: str | None, cache_dir: str | Path | None) -> Pa
     return snapshot if has_both else None
 
 
-def is_offline() -> bool:
-    """Whether the surroundings forbid downloads."""
-    return any(
-        os.environ.get(v, "").lower() in ("1", "true", "yes", "on")
-        for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "FORESHOCK_OFFLINE")
-    )
-
-
 def _download(name: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Path:
     otherwise = f"put {CONFIG_NAME} and {FILE_NAME} into a folder and give its path, or use nano"
     if offline or is_offline():
@@ -124,7 +113,7 @@ def _download(name: str, revision: str | None, cache_dir: str | Path | None, off
             f"{name} is not in {hub_cache(cache_dir)}, and without huggingface-hub it can't be downloaded; "
             f"pip install 'foreshock[hub]', or {otherwise}"
         ) from error
-    if not _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+    if not answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
         raise WeightsError(
             f"{name} is not in {hub_cache(cache_dir)} and the hub can't be reached; {otherwise}"
         )
@@ -136,29 +125,6 @@ def _download(name: str, revision: str | None, cache_dir: str | Path | None, off
     except Exception as error:  # the hub's own tree of errors changes between its versions
         raise WeightsError(f"{name} could not be downloaded ({error}); {otherwise}") from error
     return Path(paths[-1]).parent
-
-
-def _answers(endpoint: str, timeout_s: float = 2.0) -> bool:
-    """Whether somebody listens there: the client itself would try for half a minute."""
-    proxy = urllib.request.getproxies().get("https") or urllib.request.getproxies().get("all")
-    address = urlsplit(proxy or endpoint)
-    if not address.hostname:
-        return True  # not ours to judge; let the client say
-    result: list[bool] = []
-
-    def knock() -> None:
-        try:
-            port = address.port or (80 if address.scheme == "http" else 443)
-            with socket.create_connection((address.hostname, port), timeout_s):
-                result.append(True)
-        except OSError:
-            result.append(False)
-
-    # In a thread, because looking up the name has no timeout of its own.
-    thread = threading.Thread(target=knock, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return bool(result) and result[0]
 
 
 @dataclass(frozen=True)
