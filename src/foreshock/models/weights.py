@@ -31,6 +31,7 @@ from foreshock.network import answers, is_offline
 FILE_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 SUMS_NAME = "SHA256SUMS"
+HEADS_NAME = "recognition.safetensors"  # heads of our own beside MOMENT's tensors; not in every checkpoint
 UNREAD = "encoder.embed_tokens.weight"  # in every checkpoint, up to 132 MB, and nothing reads it
 EMBEDDED = ("nano",)  # names of the checkpoints that ship in the package
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -175,6 +176,13 @@ def verify(folder_or_id: str | Path) -> str:
     path = folder / FILE_NAME
     with path.open("rb") as file:
         _read_index(file, path, hashlib.sha256())
+    found = _checked_digest(path)
+    if (folder / HEADS_NAME).is_file():
+        _checked_digest(folder / HEADS_NAME)
+    return found
+
+
+def _checked_digest(path: Path) -> str:
     found, expected = sha256(path), known_digest(path)
     if expected and found != expected:
         raise _damaged(path, found, expected)
@@ -193,11 +201,16 @@ def export(folder_or_id: str | Path, destination: str | Path, *, force: bool = F
         raise OutputError(f"{destination} exists and is not an empty folder; choose another or give --force")
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        for name in (FILE_NAME, CONFIG_NAME):
+        sums = f"{digest}  {FILE_NAME}\n"
+        if (folder / HEADS_NAME).is_file():
+            sums += f"{sha256(folder / HEADS_NAME)}  {HEADS_NAME}\n"
+        for name in (FILE_NAME, CONFIG_NAME, HEADS_NAME):
+            if not (folder / name).is_file():
+                continue
             partial = destination / (name + ".part")
             shutil.copyfile(folder / name, partial)
             os.replace(partial, destination / name)
-        _replace_text(destination / SUMS_NAME, f"{digest}  {FILE_NAME}\n")
+        _replace_text(destination / SUMS_NAME, sums)
     except OSError as error:
         raise OutputError(f"{destination} can't be written: {error}") from error
     return destination
@@ -307,23 +320,54 @@ def _read_index(
     return index
 
 
-def save(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Write a checkpoint; each file appears whole or not at all."""
-    from safetensors.torch import save_file
+def save(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    heads: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a checkpoint; each file appears whole or not at all.
 
+    Args:
+        heads: of recognition, for a file of their own that the original package does not look at.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} can't be written: {error}") from error
-    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    partial = folder / (FILE_NAME + ".part")
-    save_file(plain, partial, metadata={"format": "pt"})
-    digest = sha256(partial)
+    files = {FILE_NAME: tensors, **({HEADS_NAME: heads} if heads else {})}
+    digests = {name: _write_part(folder / name, content) for name, content in files.items()}
     _replace_text(folder / CONFIG_NAME, json.dumps(dict(config), indent=1) + "\n")
-    os.replace(partial, folder / FILE_NAME)
-    _replace_text(folder / SUMS_NAME, f"{digest}  {FILE_NAME}\n")
+    for name in files:
+        os.replace(folder / f"{name}.part", folder / name)
+    _replace_text(folder / SUMS_NAME, "".join(f"{d}  {name}\n" for name, d in digests.items()))
     return folder
+
+
+def _write_part(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors beside their place; gives the digest."""
+    from safetensors.torch import save_file
+
+    partial = path.with_name(path.name + ".part")
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    save_file(plain, partial, metadata={"format": "pt"})
+    return sha256(partial)
+
+
+def read_heads(folder: Path) -> dict[str, Tensor] | None:
+    """The tensors of the heads of recognition, checked as `read_tensors` does; None where there are none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / HEADS_NAME
+    if not path.is_file():
+        return None
+    _checked_digest(path)
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} can't be read ({error}); get it again") from error
 
 
 def _replace_text(path: Path, text: str) -> None:

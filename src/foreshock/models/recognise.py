@@ -1,0 +1,168 @@
+"""Recognition: for every step, how likely it is an anomaly, and what should have been there instead.
+
+The same encoder as MOMENT's, read in one direction: a patch sees itself and the patches before it, so that
+one pass judges many rows and none of them has read a later one. Two small heads stand on its states: one
+tells the next patch (as it should be, not as an anomaly would go on), one weighs each step of a patch by
+what the steps before it, in that patch and all earlier ones, let expect. They are trained together with
+MOMENT's own masked reconstruction and lie beside its weights, in a file of their own, so that the original
+package still reads the checkpoint.
+
+Values are scaled by a context: the steps before the judged ones, so a level shift does not vanish.
+
+Not here: MOMENT itself (moment), training (pretrain), how steps of many KPIs become scores (evidence).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foreshock.errors import WeightsError
+from foreshock.models import weights
+from foreshock.models.moment import Backbone
+
+BEND = 3.0  # deviations up to which a value is taken as it is; beyond, its logarithm grows
+HIGHEST = 10.0  # where that ends
+LEAST_CHANGE = 0.005  # share of the level below which a deviation is not believed
+CLIP = 4.0  # deviations at which the context's own outliers are cut before it is measured again
+WIDTH = 64  # of the head's hidden layer
+NARROWEST = 0.02  # spread of a forecast, deviations
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Series in units of their context."""
+
+    x: Tensor  # (N, L) float32, bent; 0 where nothing was observed yet
+    center: Tensor  # (N, 1)
+    spread: Tensor  # (N, 1), above 0
+
+
+def scale_by_context(values: Tensor, observed: Tensor, context: Tensor) -> Scaled:
+    """Mean and deviation of the steps before `context`, twice: the second time without outliers.
+
+    Args:
+        values: (N, L); what is not observed is never read.
+        observed: (N, L) bool.
+        context: (N, 1) how many leading steps to measure.
+    """
+    told = observed & (torch.arange(values.shape[1], device=values.device) < context)
+    count = told.sum(1, keepdim=True).clamp(min=1)
+    wide = torch.where(observed, values, 0).double()
+    low, high = torch.full_like(wide[:, :1], -torch.inf), torch.full_like(wide[:, :1], torch.inf)
+    for _ in range(2):
+        known = torch.where(told, wide.clamp(low, high), 0)
+        center = known.sum(1, keepdim=True) / count
+        spread = (torch.where(told, known - center, 0).square().sum(1, keepdim=True) / count).sqrt()
+        low, high = center - CLIP * spread, center + CLIP * spread
+    spread = torch.maximum(spread, LEAST_CHANGE * center.abs()).clamp(min=1e-9)
+    x = bend(torch.where(observed, (wide - center) / spread, 0))
+    return Scaled(x.float(), center, spread)
+
+
+def bend(x: Tensor) -> Tensor:
+    """Identity up to BEND, then logarithmic, at most HIGHEST; keeps the sign and the order."""
+    size = x.abs()
+    bent = BEND + torch.log1p((size - BEND).clamp(min=0))
+    return torch.where(size <= BEND, x, x.sign() * bent.clamp(max=HIGHEST))
+
+
+def unbend(x: Tensor) -> Tensor:
+    """The way back from `bend`."""
+    size = x.abs().clamp(max=HIGHEST)
+    return torch.where(size <= BEND, x, x.sign() * (BEND + torch.expm1(size - BEND)))
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What the heads say of N series of P patches, in units of the context (bent)."""
+
+    logit: Tensor  # (N, L) of being an anomaly
+    expected: Tensor  # (N, L) told from the patches before
+    spread: Tensor  # (N, L) of what was told, above 0
+
+
+class Heads(nn.Module):
+    """What to expect of the next patch, and what to think of each of its steps as they come."""
+
+    def __init__(self, d_model: int, patch_len: int) -> None:
+        super().__init__()
+        self.patch_len = patch_len
+        self.start = nn.Parameter(torch.zeros(d_model))  # the state before the first patch
+        self.forecast = nn.Linear(d_model, 2 * patch_len)
+        self.state = nn.Linear(d_model, WIDTH)
+        self.step = nn.Linear(4 * patch_len, WIDTH, bias=False)
+        self.hidden = nn.Linear(WIDTH, WIDTH)
+        self.out = nn.Linear(WIDTH, 1)
+        self.register_buffer("past", torch.ones(patch_len, patch_len).tril(), persistent=False)
+        nn.init.constant_(self.out.bias, -3.0)
+
+    def forward(self, states: Tensor, patches: Tensor) -> Recognised:
+        """states (N, P, D) of a one-way encoder and its patches (N, P, patch_len)."""
+        before = torch.cat([self.start.expand(len(states), 1, -1).to(states), states[:, :-1]], dim=1)
+        told = self.forecast(before).float()
+        expected, width = told.split(self.patch_len, -1)
+        spread = F.softplus(width) + NARROWEST
+        surprise = ((patches - expected) / spread).clamp(-20, 20)
+        past = cast(Tensor, self.past)  # (step, earlier step)
+        mark = torch.eye(self.patch_len, device=patches.device).expand(*patches.shape, self.patch_len)
+        seen = torch.cat(
+            [patches.unsqueeze(-2) * past, bend(surprise).unsqueeze(-2) * past,
+             mark, spread.log().unsqueeze(-2) * past], -1
+        )  # fmt: skip
+        hidden = F.gelu(self.state(before).unsqueeze(-2) + self.step(seen))  # (N, P, step, WIDTH)
+        hidden = hidden + F.gelu(self.hidden(hidden))
+        logit = self.out(hidden).squeeze(-1).float()
+        return Recognised(logit.flatten(1), expected.flatten(1), spread.flatten(1))
+
+
+class Recogniser(nn.Module):
+    """A MOMENT encoder read in one direction, with the heads of recognition."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = Heads(backbone.geometry.d_model, backbone.geometry.patch_len)
+
+    def forward(self, x: Tensor, attended: Tensor | None = None, first: int = 0) -> Recognised:
+        """x (N, L), L whole patches, in units of the context; attended (N, P) bool, False for padding.
+
+        Args:
+            first: position of the first patch in the table of positions.
+        """
+        patches = x.unflatten(-1, (-1, self.backbone.geometry.patch_len))
+        states = self.backbone.patch_embedding(patches, None, first)
+        encoder = self.backbone.encoder
+        bias = one_way(encoder.attention_bias(patches.shape[1], attended))
+        return cast(Recognised, self.heads(encoder.run_blocks(states, bias), patches))
+
+
+def one_way(bias: Tensor) -> Tensor:
+    """(…, P, P): a patch may not look at later ones."""
+    later = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu(1)
+    return bias.masked_fill(later, torch.finfo(bias.dtype).min)
+
+
+def load_recogniser(folder: Path, backbone: Backbone) -> Recogniser | None:
+    """The recogniser of a checkpoint's folder on its loaded backbone; None where it has no such heads.
+
+    Raises:
+        WeightsError: the heads are damaged or do not fit the backbone.
+    """
+    stored = weights.read_heads(folder)
+    if stored is None:
+        return None
+    model = Recogniser(backbone)
+    try:
+        model.heads.load_state_dict({name: t.float() for name, t in stored.items()})
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{folder / weights.HEADS_NAME} does not fit the {weights.FILE_NAME} beside it; get the folder "
+            "again."
+        ) from error
+    return model.eval()
