@@ -489,6 +489,67 @@ def test_a_budget_too_small(ask, shop, tmp_path, monkeypatch):
         assert "memory.budget" in err
 
 
+@pytest.mark.parametrize("command", ["score", "detect"])
+@pytest.mark.parametrize("detector", ["past_median", "rolling_variance"])
+def test_memory_that_runs_out_half_way(ask, shop, tmp_path, monkeypatch, command, detector):
+    """Rows are scored again in smaller batches, with the same result, and that is said and logged."""
+    from foreshock.models.evidence import EvidenceStream
+    from foreshock.models.oneline import _OneLinerStream
+
+    def answer(name):
+        more = ("--out", tmp_path / f"{name}.csv") if command == "score" else ("--json",)
+        words = (command, shop, *more, "--detector", detector, "--log", tmp_path / name)
+        code, out, err = ask(*words)
+        assert code == 0, err
+        if command == "score":
+            return pd.read_csv(tmp_path / f"{name}.csv"), err
+        return pd.DataFrame(json.loads(out)["incidents"])[["start_time", "end_time", "peak_score"]], err
+
+    wanted, _ = answer("roomy")
+    for kind in (EvidenceStream, _OneLinerStream):
+        whole = kind.push
+
+        def push(stream, piece, whole=whole):
+            if len(piece) > 120:
+                whole(stream, piece.rows(slice(0, 70)))  # its state has changed when memory runs out
+                raise MemoryError
+            return whole(stream, piece)
+
+        monkeypatch.setattr(kind, "push", push)
+    got, err = answer("tight")
+    pd.testing.assert_frame_equal(got, wanted, rtol=1e-5)
+    assert err.count("rows at once from here on: memory ran out") == 2  # 400, 200, 100
+    lines = next((tmp_path / "tight").glob("*/metrics.jsonl")).read_text().splitlines()
+    assert [line["rows"] for line in map(json.loads, lines) if line["kind"] == "shrink"] == [200, 100]
+
+
+def test_a_budget_that_is_near(ask, shop, tmp_path, monkeypatch):
+    """Batches shrink before it is passed; only where one row doesn't fit is it exit code 3."""
+    from foreshock import memory
+    from foreshock.cli.steps import SCORED_CELL_BYTES
+
+    held = {"bytes": 10_000_000}
+    row = SCORED_CELL_BYTES * 6
+    monkeypatch.setattr("foreshock.cli.steps.NETWORK_CELL_BYTES", SCORED_CELL_BYTES)  # other tests load torch
+    monkeypatch.setattr(memory, "resident_bytes", lambda: held["bytes"])
+    monkeypatch.setattr(memory, "_high_water_bytes", lambda: 0)
+    monkeypatch.setenv("FORESHOCK__MEMORY__BUDGET", f"{10_000_000 + 30 * row}B")
+    code, _, err = ask("detect", shop, *QUICK)
+    assert code == 0, err
+    assert "scoring 25 rows at once from here on: the next batch would have passed the budget" in err
+    ask("score", shop, "--out", tmp_path / "near.parquet", *QUICK)
+    monkeypatch.delenv("FORESHOCK__MEMORY__BUDGET")
+    ask("score", shop, "--out", tmp_path / "roomy.parquet", *QUICK)
+    near, roomy = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("near", "roomy"))
+    pd.testing.assert_frame_equal(near, roomy)
+    held["bytes"] += 30 * row
+    monkeypatch.setenv("FORESHOCK__MEMORY__BUDGET", f"{10_000_000 + 30 * row}B")
+    for words in (("detect", shop), ("score", shop, "--out", tmp_path / "none.csv")):
+        code, _, err = ask(*words, *QUICK)
+        assert (code, err.startswith("error: one row needs about")) == (3, True), err
+    assert not (tmp_path / "none.csv").exists()
+
+
 def test_settings_that_mean_nothing(ask, shop, tmp_path, monkeypatch):
     """A setting that somebody wrote is never dropped silently; one from a preset may be."""
     out = tmp_path / "s.csv"

@@ -9,7 +9,7 @@ import pytest
 
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi, Labels
-from foreshock.models import DETECTORS, load_detector
+from foreshock.models import DETECTORS, copy_of, load_detector
 
 NETWORKS = ("foreshock", "moment_published")
 
@@ -148,3 +148,17 @@ def test_unknown_names_and_options_say_what_is_near():
         load_detector("rolling_variance", widnow=3)
     with pytest.raises(ConfigError, match="no option 'bolck'"):
         load_detector("foreshock", bolck=8)
+
+
+def test_a_copy_of_a_stream_goes_its_own_way(detector):
+    """What is pushed to a copy leaves the stream as it was, and the network is not copied."""
+    f = spiky()
+    stream = detector.stream()
+    first = stream.push(f.rows(slice(0, 50)))
+    copy = copy_of(stream)
+    copy.push(f.rows(slice(50, 90)))
+    again = stream.push(f.rows(slice(50, 90)))
+    got, whole = np.concatenate([first.system, again.system]), detector.score(f).system
+    np.testing.assert_allclose(got, whole, rtol=1e-4, atol=1e-5)
+    for shared in ("detector", "expectations"):
+        assert getattr(copy, shared, None) is getattr(stream, shared, None)

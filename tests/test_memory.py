@@ -91,10 +91,10 @@ def test_container_limit_counts(tmp_path):
 
 
 def test_budget_of_this_machine():
-    """auto is above nothing and below everything."""
+    """auto is above what is held and below everything."""
     import psutil
 
-    assert 0 < Budget.parse("auto").bytes < psutil.virtual_memory().total
+    assert memory.resident_bytes() < Budget.parse("auto").bytes < psutil.virtual_memory().total
 
 
 @settings(max_examples=30)
@@ -164,6 +164,49 @@ def test_guard_shrinks_before_the_budget(monkeypatch):
     assert max(sizes[1:]) <= 2
     assert told == [2]
     assert sum(sizes) == 12
+
+
+def fake_use(monkeypatch, held=1000):
+    """A process that holds `held` bytes, and more while `use["now"]` says so."""
+    use = {"now": held}
+    monkeypatch.setattr(memory, "resident_bytes", lambda: use["now"])
+    monkeypatch.setattr(memory, "_high_water_bytes", lambda: 0)
+    monkeypatch.setattr(memory, "_release", lambda: use.update(now=min(use["now"], held)))
+    return use
+
+
+def test_batches_remember_from_one_call_to_the_next(monkeypatch):
+    """What one piece took holds for the next; what is free again is given back before anything shrinks."""
+    use, sizes, told = fake_use(monkeypatch), [], []
+    batches = memory.Batches(8, Budget(1450), on_shrink=lambda batch, why: told.append(batch))
+
+    def work(start, end):
+        sizes.append(end - start)
+        use["now"] = 1000 + 100 * (end - start)  # kept by the allocator until it is asked for it
+
+    for _ in range(2):
+        list(batches.run(8, work))
+    assert sizes == [8, 4, 4]
+    assert told == [4], "shrunk once, and no further for memory that nobody uses"
+
+
+def test_what_is_expected_counts_before_anything_was_measured(monkeypatch):
+    """The first batch is planned as well."""
+    fake_use(monkeypatch)
+    sizes = []
+    list(memory.Batches(8, Budget(1450), 100).run(8, lambda start, end: sizes.append(end - start)))
+    assert sizes == [4, 4]
+
+
+def test_one_item_that_passes_the_budget(monkeypatch):
+    """Refused before it runs, with what it needs and what is held; exactly at the budget it runs."""
+    fake_use(monkeypatch, held=900)
+    done = []
+    list(memory.Batches(1, Budget(1000), 100).run(1, lambda start, end: done.append(end)))
+    with pytest.raises(ResourceError, match="one row needs about 101 B beside the 900 B in use") as caught:
+        list(memory.Batches(8, Budget(1000), 101).run(8, lambda start, end: done.append(end)))
+    assert caught.value.exit_code == 3
+    assert done == [1]
 
 
 def batch_gradient(pieces, fails_above, items=8, partly=False):

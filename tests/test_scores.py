@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 import naive
 from foreshock.frame import Kpi
-from foreshock.scores import LOUDEST, family, layout, pool, smooth
+from foreshock.scores import LOUDEST, family, join, layout, pool, smooth
 
 
 def kpis(services, metrics) -> tuple[Kpi, ...]:
@@ -84,3 +86,19 @@ def test_smooth_goes_on_where_it_stopped():
     first = smooth(evidence[:11], np.zeros(3), 0.6)
     np.testing.assert_array_equal(whole[11:], smooth(evidence[11:], first[-1], 0.6))
     assert smooth(np.full((40, 1), 4.0), np.zeros(1), 0.6)[-1, 0] == pytest.approx(4)
+
+
+def test_join_gives_back_the_whole(make_frame):
+    """Scores of consecutive pieces, joined, are those of the stream; one piece is itself."""
+    from foreshock.models import load_detector
+
+    frame = make_frame(90)
+    whole = load_detector("past_median").score(frame)
+    stream = load_detector("past_median").stream()
+    pieces = [stream.push(frame.rows(slice(a, b))) for a, b in ((0, 30), (30, 31), (31, 90))]
+    got = join(pieces)
+    for name in ("time_ns", "kpis", "services", "system", "expected"):
+        np.testing.assert_allclose(getattr(got, name), getattr(whole, name), rtol=1e-5)
+    assert join(pieces[:1]) is pieces[0]
+    bare = [replace(piece, expected=None) for piece in pieces]
+    assert join(bare).expected is None

@@ -1,11 +1,12 @@
 """How much memory there is, how much is used, and how to stay below it.
 
-`watch` measures a phase, `batch_for` plans one, `guard` shrinks batches when the plan was too bold, and
-`MicroBatches` does so for training, where the effective batch has to stay.
+`watch` measures a phase, `batch_for` plans one, `guard` and `Batches` shrink batches when the plan was too
+bold, and `MicroBatches` does so for training, where the effective batch has to stay.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
 import re
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -203,14 +204,14 @@ class Budget:
 
     @classmethod
     def here(cls, share: float = 0.8) -> Budget:
-        """`share` of what is free now, of the machine's memory or of the container's rest."""
+        """What this process has already, and `share` of what is free: of the machine, or of its container."""
         import psutil
 
         available, source = int(psutil.virtual_memory().available), "available memory"
         left = _cgroup_left_bytes()
         if left is not None and left < available:
             available, source = left, "container limit"
-        return cls(int(available * share), source)
+        return cls(resident_bytes() + int(available * share), source)
 
     def __str__(self) -> str:
         return f"{format_bytes(self.bytes)} ({self.source})"
@@ -295,32 +296,84 @@ def guard(
         >>> list(guard(5, lambda start, end: end - start, batch=2))
         [2, 2, 1]
     """
-    start, batch = 0, max(1, batch)
-    grown = 0.0  # bytes an item, as last seen
-    while start < items:
-        if budget is not None and grown > 0:
-            planned = _within(budget, grown, batch)
-            if planned < batch:
-                batch = planned
-                _tell(on_shrink, batch, f"the next batch would have passed the budget of {budget}")
-        end = min(items, start + batch)
-        before, high_before = _footprint(), _high_water_bytes()
-        try:
-            out = run(start, end)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if batch == 1:
-                raise _nothing_left_to_shrink() from error
-            reason = "memory ran out"
-        else:
-            grown = max(grown, _grown(before, high_before) / (end - start))
-            start = end
-            yield out
-            continue
-        batch = max(1, batch // 2)
+    return Batches(batch, budget, on_shrink=on_shrink).run(items, run)
+
+
+class Batches:
+    """Batches that shrink as `guard`'s do, over several calls: what was learned in one holds for the next.
+
+    Args:
+        batch: items a call to begin with.
+        budget: for the whole process; None waits for the error.
+        item_bytes: what one item is expected to take at least, before and after something was measured.
+        on_shrink: told the new batch and the reason.
+
+    Example:
+        >>> batches = Batches(2)
+        >>> [list(batches.run(items, lambda start, end: end - start)) for items in (3, 2)]
+        [[2, 1], [2]]
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        budget: Budget | None = None,
+        item_bytes: float = 0.0,
+        on_shrink: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self.batch = max(1, batch)
+        self._budget = budget
+        self._item_bytes = item_bytes  # the most that was seen
+        self._on_shrink = on_shrink
+
+    def run(self, items: int, work: Callable[[int, int], _Out]) -> Iterator[_Out]:
+        """What `work(start, end)` gives for each batch of 0..items.
+
+        Raises:
+            ResourceError: one item would pass the budget, or memory ran out at a batch of one.
+        """
+        start = 0
+        while start < items:
+            self._plan(items - start)
+            end = min(items, start + self.batch)
+            before, high_before = _footprint(), _high_water_bytes()
+            try:
+                out = work(start, end)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if end - start == 1:
+                    raise _nothing_left_to_shrink() from error
+            else:
+                self._item_bytes = max(self._item_bytes, _grown(before, high_before) / (end - start))
+                start = end
+                yield out
+                continue
+            self.batch = max(1, (end - start) // 2)
+            _release()
+            _tell(self._on_shrink, self.batch, "memory ran out")
+
+    def _plan(self, items: int) -> None:
+        """Shrink the next batch until it is expected to fit, after giving back what nobody uses."""
+        if self._budget is None:
+            return
+        wanted = min(self.batch, items)
+        if _within(self._budget, self._item_bytes, wanted) == wanted and self._fits_one():
+            return
         _release()
-        _tell(on_shrink, batch, reason)
+        if not self._fits_one():
+            raise ResourceError(
+                f"one row needs about {format_bytes(self._item_bytes)} beside the "
+                f"{format_bytes(_footprint())} in use, the budget is {self._budget}. Raise memory.budget, or "
+                "take a smaller model or fewer KPIs."
+            )
+        planned = _within(self._budget, self._item_bytes, wanted)
+        if planned < wanted:
+            self.batch = planned
+            _tell(self._on_shrink, planned, f"the next batch would have passed the budget of {self._budget}")
+
+    def _fits_one(self) -> bool:
+        return self._budget is None or _footprint() + self._item_bytes <= self._budget.bytes
 
 
 class MicroBatches:
@@ -425,8 +478,14 @@ def _tell(on_shrink: Callable[[int, str], None] | None, batch: int, reason: str)
 
 
 def _release() -> None:
-    """Give back what the failed batch left behind."""
+    """Give back what nobody uses: what a failed batch left behind, what allocators keep for later."""
     gc.collect()
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # musl has none
+            ctypes.CDLL(None).malloc_trim(0)
     cuda = _cuda()
     if cuda is not None:
         cuda.empty_cache()

@@ -6,7 +6,8 @@ Not here: what makes a KPI's error (models), which score is too high (calibrate)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -117,3 +118,18 @@ def smooth(evidence: np.ndarray, last: np.ndarray, weight: float) -> np.ndarray:
         last = (1 - weight) * last + weight * filled[row]
         out[row] = last
     return out
+
+
+def join(pieces: Sequence[Scores]) -> Scores:
+    """Scores of consecutive rows as one; at least one piece, of the same KPIs."""
+    if len(pieces) == 1:
+        return pieces[0]
+    expected = [piece.expected for piece in pieces if piece.expected is not None]
+    return replace(
+        pieces[0],
+        time_ns=np.concatenate([piece.time_ns for piece in pieces]),
+        kpis=np.concatenate([piece.kpis for piece in pieces]),
+        services=np.concatenate([piece.services for piece in pieces]),
+        system=np.concatenate([piece.system for piece in pieces]),
+        expected=np.concatenate(expected) if len(expected) == len(pieces) else None,
+    )

@@ -12,6 +12,8 @@ from foreshock.cli import options
 from foreshock.cli.console import Console, Stopwatch
 from foreshock.cli.output import check_output, replacing
 from foreshock.cli.steps import (
+    Run,
+    Scorer,
     calibrator_of,
     detector_of,
     fixed_threshold,
@@ -24,6 +26,7 @@ from foreshock.cli.steps import (
 if TYPE_CHECKING:
     from foreshock.calibrate import CausalThreshold, Threshold
     from foreshock.config import Settings
+    from foreshock.frame import Frame
     from foreshock.scores import Scores
 
 Report = Annotated[
@@ -75,10 +78,9 @@ def detect(
             raw = sources.read(input, **read_options(settings))
             found = quality.inspect(raw) if report is not None else None
             frame, repairs = mended(raw, settings, console)
-            require_fit(frame, settings)
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
             detecting = detector_of(resolved, run, console)
-            scores = detecting.score(frame.without_labels())
+            scores = scores_of(detecting, frame.without_labels(), settings, run, console)
         with run.phase("decide"):
             threshold, level = thresholds(scores, settings, as_live)
             events = decide(scores, threshold, settings.rules)
@@ -118,6 +120,15 @@ def detect(
             "detect", **{k: v for k, v in facts.items() if k not in ("incidents", "repairs", "threshold")}
         )
     console.result(facts, lambda: describe(facts))
+
+
+def scores_of(detector: Any, frame: Frame, settings: Settings, run: Run, console: Console) -> Scores:
+    """The scores of the whole frame: in batches where memory is short, at once where both sides are read."""
+    if not settings.detector.causal:
+        require_fit(frame, settings)
+        scores: Scores = detector.score(frame)
+        return scores
+    return Scorer(detector, len(frame.kpis), len(frame), settings, run, console).push(frame)
 
 
 def thresholds(

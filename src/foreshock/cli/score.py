@@ -14,6 +14,7 @@ from foreshock.cli.console import Console, Stopwatch
 from foreshock.cli.output import TABLES, ScoreWriter, check_output
 from foreshock.cli.steps import (
     Run,
+    Scorer,
     calibrator_of,
     detector_of,
     fixed_threshold,
@@ -123,15 +124,16 @@ def _streamed(input: str, resolved: Resolved, run: Run, console: Console) -> Ite
     from foreshock.decide import Decider
 
     settings = resolved.settings
-    detector = stream = None
-    pieces = sources.frames(input, rows=piece_rows(input, settings), **read_options(settings))
+    scorer = None
+    rows = piece_rows(input, settings)
+    pieces = sources.frames(input, rows=rows, **read_options(settings))
     for piece in _in_order(pieces, settings, console):
-        if stream is None:
+        if scorer is None:
             detector = detector_of(resolved, run, console)
-            stream = detector.stream()
+            scorer = Scorer(detector, len(piece.kpis), rows, settings, run, console)
             calibrator = calibrator_of(settings, piece.step_s)
             decider = Decider(piece.step_s, settings.rules)
-        scores = stream.push(piece)
+        scores = scorer.push(piece)
         threshold = calibrator.push(scores.system)
         decider.push(scores, threshold)
         yield Scored(scores, threshold.high, decider.inside)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from foreshock.runlog import RunLog
     from foreshock.scores import Scores
 
-CELL_BYTES = 160  # peak of reading and scoring a value; 400,000 rows × 88, rows 65,536 at once, 2026-11-24
+CELL_BYTES = 160  # peak of reading and scoring a value in long pieces: 65,536 rows of 88 KPIs, 2026-11-24
+# Peak of scoring a value in a short batch, without and with a network: 839 and 1,644 bytes at 4,096 rows of
+# 88 KPIs, less in longer ones, since detectors work in runs of RUN_CELLS themselves; 2026-11-26.
+SCORED_CELL_BYTES, NETWORK_CELL_BYTES = 900, 1700
+RUN_CELLS = 640_000
 PIECE_BYTES = 2**28  # larger pieces are no faster
 SETTLING_ROWS = 64  # Online Boutique: 15 of 24 faults found with it, 3 without; docs/log.md, 2026-11-24
 HEAD_ROWS = 512  # enough to count the KPIs
@@ -74,6 +78,45 @@ def piece_rows(input: str, settings: Settings) -> int:
     return max(1, min(fits, PIECE_BYTES // row_bytes))
 
 
+class Scorer:
+    """A detector's stream in batches that shrink before the budget is passed, and when memory runs out.
+
+    A batch that fails leaves the stream as it was, so that its rows are scored again in smaller batches,
+    with the same scores.
+    """
+
+    def __init__(self, detector: Any, kpis: int, rows: int, settings: Settings, run: Run, console: Console):
+        from foreshock.memory import Batches, Budget
+
+        def on_shrink(batch: int, reason: str) -> None:
+            rows = "1 row" if batch == 1 else f"{batch:,} rows"
+            console.note(f"scoring {rows} at once from here on: {reason}")
+            run.write("shrink", rows=batch, reason=reason)
+
+        cell_bytes = NETWORK_CELL_BYTES if "torch" in sys.modules else SCORED_CELL_BYTES
+        self._stream = detector.stream()
+        self._batches = Batches(
+            min(rows, max(1, RUN_CELLS // kpis)),
+            Budget.parse(settings.memory.budget),
+            cell_bytes * kpis,
+            on_shrink,
+        )
+
+    def push(self, piece: Frame) -> Scores:
+        """The scores of the next rows."""
+        from foreshock.scores import join
+
+        return join(list(self._batches.run(len(piece), lambda start, end: self._push(piece, start, end))))
+
+    def _push(self, piece: Frame, start: int, end: int) -> Scores:
+        from foreshock.models import copy_of
+
+        ahead = copy_of(self._stream)
+        scores = ahead.push(piece.rows(slice(start, end)))
+        self._stream = ahead
+        return scores
+
+
 def total_rows(input: str) -> int | None:
     """How many rows a table has, where that is written down; for the progress bar."""
     if not input.endswith(".parquet"):
@@ -87,7 +130,7 @@ def total_rows(input: str) -> int | None:
 
 
 def require_fit(frame: Frame, settings: Settings) -> None:
-    """Refuse a table whose scores would not fit beside it.
+    """Refuse a table that has to be scored at once, if its scores would not fit beside it.
 
     Raises:
         ResourceError: with what is needed, the budget, and the way that takes less.

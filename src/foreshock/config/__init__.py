@@ -75,7 +75,7 @@ class ThresholdOptions:
 class MemoryOptions:
     """How much may be used."""
 
-    budget: str = "auto"  # such as 8GiB; auto is 80 % of what is free now
+    budget: str = "auto"  # such as 8GiB; auto is what is held already and 80 % of what is free
     rows: Count = 4_096  # rows read and scored at once, at most
 
 

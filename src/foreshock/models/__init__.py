@@ -6,6 +6,7 @@ a paragraph in the docs; the contract in tests/test_detectors.py then runs over 
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -71,6 +72,19 @@ def _one_liner(name: str) -> Callable[..., Detector]:
         return OneLiner(name, **options)
 
     return build
+
+
+# What a stream reads and never changes: networks, options, names.
+_SHARED = ("expectations", "detector", "options", "layout", "kpis")
+
+
+def copy_of(stream: ScoreStream) -> ScoreStream:
+    """A stream in the same state that goes its own way; networks and options are shared.
+
+    Pushing to a copy first leaves the stream as it was if memory runs out half-way.
+    """
+    shared = [vars(stream)[name] for name in _SHARED if name in vars(stream)]
+    return copy.deepcopy(stream, {id(one): one for one in shared})
 
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
