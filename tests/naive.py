@@ -124,3 +124,39 @@ def point_adjusted_f1(told: np.ndarray, truth: np.ndarray, share: float) -> floa
             told[row:end] = True
         row = max(end, row + 1)
     return 2 * int((told & truth).sum()) / int(told.sum() + truth.sum())
+
+
+def rank(values):
+    """Place of each value in order, ties as they come."""
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable")
+
+
+def ranks(past, scores):
+    """Share of lower scores among `past` and the scores before, one by one."""
+    known, out = list(past), []
+    for score in scores:
+        if np.isnan(score):
+            out.append(np.nan)
+            continue
+        out.append(sum(s < score for s in known) / max(len(known), 1))
+        known.append(score)
+    return np.array(out)
+
+
+def matrix_profile(x, window):
+    """(nearest other stretch, nearest earlier stretch) of each, pair by pair; more than window / 4 apart."""
+    stretches = [x[i : i + window] for i in range(len(x) - window + 1)]
+
+    def apart(a, b):
+        flat = int(np.ptp(a) == 0) + int(np.ptp(b) == 0)
+        if flat:
+            return 0.0 if flat == 2 else np.sqrt(window)
+        return np.linalg.norm((a - a.mean()) / a.std() - (b - b.mean()) / b.std())
+
+    skip = -(-window // 4)
+    both, left = [], []
+    for i, a in enumerate(stretches):
+        far = [(apart(a, b), j) for j, b in enumerate(stretches) if abs(i - j) > skip]
+        both.append(min(d for d, _ in far))
+        left.append(min((d for d, j in far if j < i), default=np.nan))
+    return np.array(both), np.array(left)

@@ -9,14 +9,46 @@ import pytest
 
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi, Labels
-from foreshock.models import DETECTORS, copy_of, load_detector
+from foreshock.models import DETECTORS, copy_of, fit, load_detector
 
-NETWORKS = ("foreshock", "moment_published")
+# What needs scikit-learn, which is no part of the base install.
+NEED_SKLEARN = ("isolation_forest", "knn", "kmeans_ad", "random_forest", "rank_average")
+# Less of the same, so that the contract is quick to check.
+QUICK = {
+    "lstm_autoencoder": {"epochs": 5},
+    "random_forest": {"trees": 30},
+    "rank_average": {"members": ("isolation_forest", "pca", "random_forest")},
+}
 
 
 @pytest.fixture(scope="module")
 def detectors():
-    return {name: load_detector(name) for name in DETECTORS}
+    """Every detector, each loaded once, when first asked for."""
+
+    class Loaded(dict):
+        def __missing__(self, name: str):
+            if name in NEED_SKLEARN:
+                pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra: baselines)")
+            self[name] = load_detector(name, **QUICK.get(name, {}))
+            return self[name]
+
+    return Loaded()
+
+
+def ready(detector, frame: Frame):
+    """The detector, fitted on labelled noise of the same KPIs if it can't score without."""
+    if not getattr(detector, "supervised", False):
+        return detector
+    values = np.random.default_rng(1).normal(50, 2, (160, len(frame.kpis)))
+    on = np.arange(160) % 40 > 35
+    values[on] += 20
+    time_ns = frame.time_ns[0] - np.arange(160, 0, -1) * 15 * 10**9
+    return fit(detector, Frame(time_ns, values, frame.kpis, frame.step_s, labelled(on)))
+
+
+def labelled(on: np.ndarray) -> Labels:
+    n = len(on)
+    return Labels(on, np.full(n, "cpu"), np.full(n, "s0"), np.zeros(n, bool), np.where(on, 0, -1), on)
 
 
 @pytest.fixture(params=list(DETECTORS))
@@ -37,7 +69,7 @@ def spiky(rows: int = 90, kpis: int = 4, seed: int = 0) -> Frame:
 def test_shapes_and_missing_values(detector):
     """(T,), (T, S), (T, K); NaN exactly where nothing was observed; never infinite."""
     f = spiky()
-    s = detector.score(f)
+    s = ready(detector, f).score(f)
     assert s.system.shape == (90,)
     assert s.services.shape == (90, 2)
     assert s.kpis.shape == (90, 4)
@@ -49,62 +81,67 @@ def test_shapes_and_missing_values(detector):
 
 def test_the_future_does_not_matter(detector):
     """A score at time t is the same whatever comes after t."""
-    f = spiky(120)
+    f = spiky(190)
     g = replace(f, values=f.values.copy())
-    g.values[70:] = g.values[70:] * 9 - 400
+    g.values[150:] = g.values[150:] * 9 - 400
+    detector = ready(detector, f)
     before, after = detector.score(f), detector.score(g)
-    np.testing.assert_array_equal(before.system[:70], after.system[:70])
-    np.testing.assert_array_equal(before.kpis[:70], after.kpis[:70])
+    # Equal but for the last bits, which the size of a matrix product may change.
+    np.testing.assert_allclose(before.system[:150], after.system[:150], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(before.kpis[:150], after.kpis[:150], rtol=1e-6, atol=1e-9)
 
 
 def test_pieces_give_what_the_whole_gives(detector):
     """Streamed rows, in any pieces, score as the batch does."""
-    f = spiky(110)
+    f = spiky(190)
+    detector = ready(detector, f)
     whole = detector.score(f)
     stream, pieces, row = detector.stream(), [], 0
-    for size in (1, 7, 8, 30, 3, 41, 20):
+    for size in (1, 7, 8, 30, 3, 41, 20, 1, 1, 1, 30, 47):
         pieces.append(stream.push(f.rows(slice(row, row + size))))
         row += size
-    assert row == 110
+    assert row == 190
     joined = np.concatenate([p.system for p in pieces])
     np.testing.assert_allclose(joined, whole.system, rtol=1e-5, atol=1e-5)
 
 
 def test_labels_are_never_read(detector):
     """The same frame with labels scores the same."""
-    f = spiky(60)
-    on = np.ones(60, bool)
-    labels = Labels(on, np.full(60, "cpu"), np.full(60, "s0"), ~on, np.zeros(60, np.int64), on)
-    np.testing.assert_array_equal(detector.score(f).system, detector.score(replace(f, labels=labels)).system)
+    f = spiky(140)
+    told = replace(f, labels=labelled(np.arange(140) > 70))
+    detector = ready(detector, f)
+    np.testing.assert_array_equal(detector.score(f).system, detector.score(told).system)
 
 
 def test_the_input_is_never_changed(detector):
     """A caller's array stays as it was."""
     f = spiky(60)
     copy = f.values.copy()
-    detector.score(f)
+    ready(detector, f).score(f)
     np.testing.assert_array_equal(f.values, copy)
 
 
 def test_one_row_and_one_kpi(detector):
     """The smallest frame has a defined result."""
     f = Frame(np.array([0], np.int64), np.array([[3.0]]), (Kpi("a"),), 60.0)
-    s = detector.score(f)
+    s = ready(detector, f).score(f)
     assert s.system.shape == (1,)
     assert np.isfinite(s.system).all()
 
 
 def test_constant_kpi_is_calm(detector):
     """A KPI that never changes is never the anomaly."""
-    f = Frame(np.arange(100, dtype=np.int64) * 10**9, np.full((100, 1), 4.2), (Kpi("a"),), 1.0)
+    f = Frame(np.arange(200, dtype=np.int64) * 10**9, np.full((200, 1), 4.2), (Kpi("a"),), 1.0)
+    if detector.name == "random" or getattr(detector, "supervised", False):
+        pytest.skip("what labels taught, or chance, may say anything of it")
     s = detector.score(f)
-    if detector.name != "random":
-        assert np.nanmax(s.system) < 1e-3
+    assert np.nanmax(s.system) < 1e-3
 
 
 def test_rows_out_of_order_are_refused(detector):
     """One clear error, with what to do."""
     f = spiky(30)
+    detector = ready(detector, f)
     with pytest.raises(FrameError, match="repair"):
         detector.score(f.rows(np.array([3, 2, 1])))
     with pytest.raises(FrameError, match="no rows"):
@@ -114,7 +151,7 @@ def test_rows_out_of_order_are_refused(detector):
 def test_a_stream_refuses_rows_it_has_seen(detector):
     """Nothing is scored twice."""
     f = spiky(30)
-    stream = detector.stream()
+    stream = ready(detector, f).stream()
     stream.push(f.rows(slice(0, 20)))
     with pytest.raises(FrameError, match="later"):
         stream.push(f.rows(slice(15, 30)))
@@ -128,11 +165,19 @@ def test_describe_is_plain(detector):
     assert facts["detector"] == detector.name
 
 
-@pytest.mark.parametrize("name", [n for n in DETECTORS if n not in ("random",)])
+UNTAUGHT = [n for n in DETECTORS if n not in ("random", "random_forest", "rank_average")]
+
+
+@pytest.mark.parametrize("name", UNTAUGHT)
 def test_a_planted_spike_stands_out(detectors, name):
-    """Twenty spreads away from everything before: the loudest row, or the next ones for windows."""
+    """Twenty spreads away from everything before: the loudest row, or the next ones for windows.
+
+    Those that compare shapes get a KPI that has one, since they see no size.
+    """
     rng = np.random.default_rng(5)
     values = rng.normal(100, 1, (300, 3))
+    if name in ("matrix_profile", "kmeans_ad"):
+        values += 10 * np.sin(np.arange(300) * 2 * np.pi / 20)[:, None]
     values[250, 1] += 20
     f = Frame(np.arange(300, dtype=np.int64) * 10**9, values, tuple(Kpi(f"k{i}") for i in range(3)), 1.0)
     s = detectors[name].score(f)
@@ -152,12 +197,13 @@ def test_unknown_names_and_options_say_what_is_near():
 
 def test_a_copy_of_a_stream_goes_its_own_way(detector):
     """What is pushed to a copy leaves the stream as it was, and the network is not copied."""
-    f = spiky()
+    f = spiky(150)
+    detector = ready(detector, f)
     stream = detector.stream()
-    first = stream.push(f.rows(slice(0, 50)))
+    first = stream.push(f.rows(slice(0, 110)))
     copy = copy_of(stream)
-    copy.push(f.rows(slice(50, 90)))
-    again = stream.push(f.rows(slice(50, 90)))
+    copy.push(f.rows(slice(110, 150)))
+    again = stream.push(f.rows(slice(110, 150)))
     got, whole = np.concatenate([first.system, again.system]), detector.score(f).system
     np.testing.assert_allclose(got, whole, rtol=1e-4, atol=1e-5)
     for shared in ("detector", "expectations"):
