@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ import pytest
 
 from foreshock import __version__
 from foreshock.cli import run
-from foreshock.cli.console import table
+from foreshock.cli.console import counted, table
 
 QUICK = ("--detector", "past_median")  # no weights, starts at once
 START = pd.Timestamp("2026-03-02T08:00:00Z")
@@ -203,6 +204,13 @@ BAD = {
     "a NUL byte": b"timestamp,a\n2026-03-02T08:00:00Z,1\n2026-03-02T08:01:00Z,\x002\n",
     "no timestamp": b"a,b\n1,2\n3,4\n",
     "only a timestamp": b"timestamp\n2026-03-02T08:00:00Z\n",
+    "blank lines": b"\n\n  \n",
+    "a NUL byte in the header": b"timest\x00amp,a\n1,2\n",
+    "a row too long": b"timestamp,a\n2026-03-02T08:00:00Z,1\n2026-03-02T08:01:00Z,2,3\n",
+    "no stamp in a row": b"timestamp,a\n2026-03-02T08:00:00Z,1\n,2\n",
+    "a stamp in words": b"timestamp,a\nyesterday,1\n",
+    "a stamp before 1970": b"timestamp,a\n-5,1\n-4,2\n",
+    "Latin-1": "timestamp,é\n2026-03-02T08:00:00Z,1\n".encode("latin-1"),
     "bytes": bytes(range(256)) * 4,
 }
 
@@ -221,14 +229,103 @@ def test_bad_tables_are_one_clear_error(ask, tmp_path, what, command):
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_a_parquet_file_cut_short(ask, tmp_path):
-    """Half of a Parquet file is an input error."""
-    whole = tmp_path / "whole.parquet"
-    pd.DataFrame({"timestamp": pd.to_datetime(STAMPS), "a": np.arange(60.0)}).to_parquet(whole)
-    path = write(tmp_path / "cut.parquet", whole.read_bytes()[: whole.stat().st_size // 2])
-    code, _, err = ask("score", path, "--out", tmp_path / "s.csv", *QUICK)
-    assert code == 2
-    assert "cut.parquet" in err
+@pytest.mark.parametrize("command", ["score", "detect", "inspect"])
+@pytest.mark.parametrize("what", ["half", "without its end", "flipped bytes", "half a gzip"])
+def test_files_cut_short_or_damaged(ask, tmp_path, what, command):
+    """Parts of a Parquet or gzip file, and flipped bytes in one, are an input error."""
+    table = pd.DataFrame(
+        {"timestamp": pd.to_datetime(STAMPS * 5), "a": np.random.default_rng(0).normal(size=300)}
+    )
+    table.to_parquet(tmp_path / "whole.parquet")
+    content = (tmp_path / "whole.parquet").read_bytes()
+    zipped = gzip.compress(table.to_csv(index=False).encode())
+    damaged = bytearray(content)
+    damaged[60] ^= 0xFF
+    damaged[200] ^= 0xFF
+    bad = {
+        "half": content[: len(content) // 2],
+        "without its end": content[:-3],
+        "flipped bytes": bytes(damaged),
+        "half a gzip": zipped[: len(zipped) // 2],
+    }[what]
+    path = write(tmp_path / "bad.parquet", bad)
+    more = {"score": ("--out", tmp_path / "s.csv", *QUICK), "detect": QUICK, "inspect": ()}[command]
+    code, out, err = ask(command, path, *more)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "bad.parquet" in err
+    assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["score", "detect", "verify"])
+def test_weights_with_a_flipped_byte(ask, shop, tmp_path, command):
+    """One bit of a checkpoint that is not as its sums say: refused by whoever loads it, nothing written."""
+    assert ask("weights", "export", "nano", tmp_path / "w")[0] == 0
+    file = tmp_path / "w" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    words = {
+        "score": ("score", shop, "--model", tmp_path / "w", "--out", tmp_path / "s.csv"),
+        "detect": ("detect", shop, "--model", tmp_path / "w"),
+        "verify": ("weights", "verify", tmp_path / "w"),
+    }[command]
+    code, out, err = ask(*words)
+    assert (code, out) == (2, "")
+    assert "it is damaged, get it again" in err
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_each_output_that_is_there_already(ask, shop, tmp_path):
+    """A file, a folder, an impossible place: each command that writes refuses, and leaves what is there."""
+    mine = write(tmp_path / "mine.csv", "mine")
+    page = write(tmp_path / "mine.html", "mine")
+    folder = tmp_path / "folder.csv"
+    folder.mkdir()
+    (folder / "recording.csv").write_text("mine")
+    inside = mine / "below"
+    config = write(tmp_path / "p.yaml", f"out: {mine}\nsteps: 1\n")
+    for words in [
+        ("score", shop, "--out", mine, *QUICK),
+        ("score", shop, "--out", folder, "--force", *QUICK),
+        ("score", shop, "--out", mine / "s.csv", *QUICK),
+        ("detect", shop, "--report", page, *QUICK),
+        ("detect", shop, "--report", page / "r.html", *QUICK),
+        ("detect", shop, "--log", mine, *QUICK),
+        ("inspect", shop, "--repair", mine),
+        ("inspect", shop, "--repair", folder, "--force"),
+        ("inspect", shop, "--repair", mine / "s.csv"),
+        ("simulate", "--out", mine),
+        ("simulate", "--out", inside),
+        ("simulate", "--out", folder),
+        ("weights", "export", "nano", mine),
+        ("weights", "export", "nano", inside),
+        ("weights", "export", "nano", folder),
+        ("pretrain", config),
+    ]:
+        code, out, err = ask(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1), (words, out, err)
+        assert err.startswith("error: ")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "shop.csv",
+        "mine.csv",
+        "mine.html",
+        "folder.csv",
+        "p.yaml",
+    }
+    assert mine.read_text() == page.read_text() == (folder / "recording.csv").read_text() == "mine"
+
+
+def test_a_table_without_any_value(ask, tmp_path):
+    """Missing data is not called healthy."""
+    path = write(tmp_path / "t.csv", "timestamp,a\n" + "".join(f"{stamp},\n" for stamp in STAMPS))
+    code, out, _ = ask("detect", path, *QUICK)
+    assert code == 0
+    assert "nothing can be said" in out
+    assert "no incidents" not in out
+    code, out, err = ask("score", path, "--out", tmp_path / "s.parquet", "--json", *QUICK)
+    assert (code, json.loads(out)["observed_rows"]) == (0, 0)
+    assert "nothing can be said" in err
+    assert pd.read_parquet(tmp_path / "s.parquet")["score"].isna().all()
 
 
 def test_missing_file_and_unknown_names(ask, shop, tmp_path):
@@ -530,6 +627,7 @@ def test_a_budget_that_is_near(ask, shop, tmp_path, monkeypatch):
 
     held = {"bytes": 10_000_000}
     row = SCORED_CELL_BYTES * 6
+    monkeypatch.setattr("foreshock.cli.steps.KPI_BYTES", 0)
     monkeypatch.setattr("foreshock.cli.steps.NETWORK_CELL_BYTES", SCORED_CELL_BYTES)  # other tests load torch
     monkeypatch.setattr(memory, "resident_bytes", lambda: held["bytes"])
     monkeypatch.setattr(memory, "_high_water_bytes", lambda: 0)
@@ -627,3 +725,8 @@ def test_table_aligns():
     """Columns as wide as their widest cell, no blanks at the end."""
     assert table([("a", "bb"), ("ccc", "d")], ("x", "y")) == "x    y\na    bb\nccc  d"
     assert table([]) == ""
+
+
+def test_one_is_not_counted_as_many():
+    """1 row, 0 rows, thousands with commas."""
+    assert [counted(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]

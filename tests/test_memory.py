@@ -196,6 +196,9 @@ def test_what_is_expected_counts_before_anything_was_measured(monkeypatch):
     sizes = []
     list(memory.Batches(8, Budget(1450), 100).run(8, lambda start, end: sizes.append(end - start)))
     assert sizes == [4, 4]
+    sizes.clear()
+    list(memory.Batches(8, Budget(1450), 100, 200).run(8, lambda start, end: sizes.append(end - start)))
+    assert sizes == [2, 2, 2, 2], "what a batch takes whatever its size counts too"
 
 
 def test_one_item_that_passes_the_budget(monkeypatch):

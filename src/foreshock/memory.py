@@ -306,6 +306,7 @@ class Batches:
         batch: items a call to begin with.
         budget: for the whole process; None waits for the error.
         item_bytes: what one item is expected to take at least, before and after something was measured.
+        fixed_bytes: what a batch takes whatever its size.
         on_shrink: told the new batch and the reason.
 
     Example:
@@ -319,11 +320,13 @@ class Batches:
         batch: int,
         budget: Budget | None = None,
         item_bytes: float = 0.0,
+        fixed_bytes: int = 0,
         on_shrink: Callable[[int, str], None] | None = None,
     ) -> None:
         self.batch = max(1, batch)
         self._budget = budget
         self._item_bytes = item_bytes  # the most that was seen
+        self._fixed_bytes = fixed_bytes
         self._on_shrink = on_shrink
 
     def run(self, items: int, work: Callable[[int, int], _Out]) -> Iterator[_Out]:
@@ -345,7 +348,8 @@ class Batches:
                 if end - start == 1:
                     raise _nothing_left_to_shrink() from error
             else:
-                self._item_bytes = max(self._item_bytes, _grown(before, high_before) / (end - start))
+                grown = _grown(before, high_before) - self._fixed_bytes
+                self._item_bytes = max(self._item_bytes, grown / (end - start))
                 start = end
                 yield out
                 continue
@@ -358,22 +362,24 @@ class Batches:
         if self._budget is None:
             return
         wanted = min(self.batch, items)
-        if _within(self._budget, self._item_bytes, wanted) == wanted and self._fits_one():
+        left = Budget(self._budget.bytes - self._fixed_bytes)
+        if _within(left, self._item_bytes, wanted) == wanted and self._fits_one():
             return
         _release()
         if not self._fits_one():
             raise ResourceError(
-                f"one row needs about {format_bytes(self._item_bytes)} beside the "
+                f"one row needs about {format_bytes(self._item_bytes + self._fixed_bytes)} beside the "
                 f"{format_bytes(_footprint())} in use, the budget is {self._budget}. Raise memory.budget, or "
                 "take a smaller model or fewer KPIs."
             )
-        planned = _within(self._budget, self._item_bytes, wanted)
+        planned = _within(left, self._item_bytes, wanted)
         if planned < wanted:
             self.batch = planned
             _tell(self._on_shrink, planned, f"the next batch would have passed the budget of {self._budget}")
 
     def _fits_one(self) -> bool:
-        return self._budget is None or _footprint() + self._item_bytes <= self._budget.bytes
+        needed = _footprint() + self._fixed_bytes + self._item_bytes
+        return self._budget is None or needed <= self._budget.bytes
 
 
 class MicroBatches:

@@ -201,19 +201,20 @@ def _clock_findings(q: Quality) -> Iterator[Finding]:
         yield Finding(
             "problem",
             "unsorted",
-            f"{_count(q.unsorted, 'row')} stand later than a later stamp; repair sorts them.",
+            f"{_count(q.unsorted, 'row')} standing later than a later stamp; repair sorts them.",
         )
     if q.duplicates:
         yield Finding(
             "problem",
             "duplicate",
-            f"{_count(q.duplicates, 'row')} repeat another exactly; repair drops them.",
+            f"{_count(q.duplicates, 'row')} repeating another exactly; repair drops them.",
         )
     if q.conflicts:
         yield Finding(
             "problem",
             "conflict",
-            f"{_count(q.conflicts, 'row')} share a stamp with another but differ; repair keeps the last.",
+            f"{_count(q.conflicts, 'row')} sharing a stamp with another but not its values; "
+            "repair keeps the last.",
         )
     if q.gaps:
         widest = max(q.gaps, key=lambda g: g.end_ns - g.start_ns)

@@ -68,6 +68,11 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def counted(count: int, what: str) -> str:
+    """1 row, 1,200 rows."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 class Stopwatch:
     """Seconds since it was made."""
 

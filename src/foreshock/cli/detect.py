@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreshock.cli import options
-from foreshock.cli.console import Console, Stopwatch
+from foreshock.cli.console import Console, Stopwatch, counted
 from foreshock.cli.output import check_output, replacing
 from foreshock.cli.steps import (
     Run,
@@ -69,6 +69,8 @@ def detect(
         check_output(report, force=force, suffixes=(".html", ".htm"), flag="--report")
     watch = Stopwatch()
     with running(resolved, "detect", input) as run:
+        import numpy as np
+
         from foreshock import quality, sources
         from foreshock.decide import decide
         from foreshock.explain import explain
@@ -100,6 +102,7 @@ def detect(
         facts = {
             "input": input,
             "rows": len(frame),
+            "observed_rows": int(np.isfinite(scores.system).sum()),
             "kpis": len(frame.kpis),
             "services": len(frame.services),
             "from": _iso(frame.time_ns[0]),
@@ -159,10 +162,12 @@ def describe(facts: Mapping[str, Any]) -> str:
     """The incidents in words."""
     incidents = facts["incidents"]
     lines = [
-        f"{facts['input'].rstrip(':')}: {facts['rows']:,} rows, {facts['kpis']} KPIs "
-        f"of {facts['services']} services, {facts['from']} to {facts['to']}",
-        "no incidents" if not incidents else f"{len(incidents)} incident{'s' if len(incidents) > 1 else ''}",
+        f"{facts['input'].rstrip(':')}: {counted(facts['rows'], 'row')}, {counted(facts['kpis'], 'KPI')} "
+        f"of {counted(facts['services'], 'service')}, {facts['from']} to {facts['to']}",
+        counted(len(incidents), "incident") if incidents else "no incidents",
     ]
+    if not facts["observed_rows"]:
+        lines[-1] = "no row has a single value, so nothing can be said"
     for incident in incidents:
         lines += ["", *_incident(incident)]
     if facts["report"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreshock.cli import options
-from foreshock.cli.console import Console
+from foreshock.cli.console import Console, counted
 from foreshock.cli.output import TABLES, check_output, replacing
 from foreshock.cli.steps import read_options
 
@@ -57,8 +57,8 @@ def describe(input: str, found: Quality, frame: Frame) -> str:
     from foreshock.decide import iso
 
     lines = [
-        f"{input.rstrip(':')}: {found.rows:,} rows, {len(frame.kpis)} KPIs "
-        f"of {len(frame.services)} services, a row each {found.step_s:g} s",
+        f"{input.rstrip(':')}: {counted(found.rows, 'row')}, {counted(len(frame.kpis), 'KPI')} "
+        f"of {counted(len(frame.services), 'service')}, a row each {found.step_s:g} s",
         f"{iso(found.start_ns)} to {iso(found.end_ns)}, {found.missing:.1%} of the values missing",
     ]
     if frame.labels is not None:

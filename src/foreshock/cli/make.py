@@ -11,6 +11,7 @@ import typer
 
 from foreshock.cli import options
 from foreshock.cli.console import Console
+from foreshock.errors import OutputError
 
 
 def simulate(
@@ -52,6 +53,8 @@ def pretrain(
     console = Console(json, quiet)
     plan = read_options(config, PretrainConfig, "pretrain")
     plan = replace(plan, steps=steps or plan.steps, out=out or plan.out)
+    if Path(plan.out).exists() and not Path(plan.out).is_dir():
+        raise OutputError(f"{plan.out} is a file; choose a folder with --out.")
     done = 0
     with console.progress("steps", plan.steps) as advance:
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreshock.cli import options
-from foreshock.cli.console import Console, Stopwatch
+from foreshock.cli.console import Console, Stopwatch, counted
 from foreshock.cli.output import TABLES, ScoreWriter, check_output
 from foreshock.cli.steps import (
     Run,
@@ -68,11 +68,14 @@ def score(
     check_output(out, force=force, suffixes=TABLES)
     if Path(input).exists() and out.exists() and Path(input).samefile(out):
         raise OutputError(f"{out} is the input itself; choose another name with --out.")
+    import numpy as np
+
     watch = Stopwatch()
     with running(resolved, "score", input) as run, ScoreWriter(out) as writer:
-        anomalous = 0
+        anomalous = observed = 0
         with run.phase("score"), console.progress("scoring rows", total_rows(input)) as advance:
             for piece in scored(input, resolved, run, console):
+                observed += int(np.isfinite(piece.scores.system).sum())
                 anomalous += writer.append(piece.scores, piece.high, piece.inside)
                 advance(len(piece.scores))
         scores = piece.scores
@@ -80,16 +83,19 @@ def score(
             "out": str(out),
             "rows": writer.rows,
             "services": len(scores.service_names),
+            "observed_rows": observed,
             "anomalous_rows": anomalous,
             "detector": scores.detector,
             "causal": scores.causal,
             "seconds": round(watch.seconds, 2),
         }
         run.write("score", **facts)
+    if not observed:
+        console.note("no row has a single value, so nothing can be said")
     console.result(
         facts,
-        f"{out}: {writer.rows:,} rows, {anomalous:,} of them anomalous; "
-        f"{len(scores.service_names)} services, {watch.seconds:.1f} s",
+        f"{out}: {counted(writer.rows, 'row')}, {anomalous:,} of them anomalous; "
+        f"{counted(len(scores.service_names), 'service')}, {watch.seconds:.1f} s",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ def write(recording: Frame | Iterable[Frame], folder: str | Path, *, force: bool
     """
     folder = Path(folder)
     paths = tuple(folder / n for n in ("recording.parquet", "recording.csv", "faults.json"))
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; choose a folder.")
     for path in paths:
         if path.exists() and not force:
             raise OutputError(f"{path} exists; choose another folder, or overwrite it with --force.")
@@ -59,7 +62,8 @@ def write(recording: Frame | Iterable[Frame], folder: str | Path, *, force: bool
         raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder.") from error
     finally:
         for part in parts:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
     return paths
 
 
