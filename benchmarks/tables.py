@@ -77,22 +77,36 @@ def recordings() -> list[str]:
 
 
 def speed() -> list[str]:
-    """The forward pass beside the original package's."""
+    """The forward pass beside the original package's, a table for each processor."""
     records = read("moment_speed.jsonl")
     if not records:
         return []
-    one = records[0]
     lines = ["## Forward pass beside the original", ""]
     lines += [
         "Random weights of the true shapes, batch × KPIs × steps; alternating in one run with",
-        f"{one['original']},",
-        f"{one['threads']} threads of {one['cpu']} ({', '.join(one['abilities'])}). Best of",
+        f"{records[0]['original']}. Best of",
         "the rounds; ours auto is bfloat16. The original pads 256 steps to 512 (`256`) unless the window is",
-        "handed to it bare (`256d`). Share: of the measured matmul peak of that precision; other work on the",
-        "machine while the peak was measured can push it above 1. This processor has no AMX, so what AMX",
-        "adds was not measured. Rank: of the errors against the original's. Made by `make bench`.",
+        "handed to it bare (`256d`). Share: of the measured matmul peak of that precision, by the clock, so",
+        "other work on the machine can push it either way, and the faster column too; faster (cpu) compares",
+        "processor time, which suffers less. Load: of the machine, the bench included, in the case's last",
+        "minute. Rank: of the errors against the original's. Made by `make bench`.",
         "",
     ]
+    has_amx = lambda r: "amx_bf16" in r["abilities"]  # noqa: E731
+    for machine in dict.fromkeys(_machine(r) for r in sorted(records, key=has_amx, reverse=True)):
+        here = [r for r in records if _machine(r) == machine]
+        kind = "with AMX" if has_amx(here[0]) else "without AMX"
+        lines += [f"### {machine}: {kind}", "", f"Abilities: {', '.join(here[0]['abilities'])}.", ""]
+        lines += _speed_table(here)
+    return lines
+
+
+def _machine(record: Record) -> str:
+    threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
+    return f"{threads} of {record['cpu']}"
+
+
+def _speed_table(records: list[Record]) -> list[str]:
     rows = []
     for size, case in dict.fromkeys((r["size"], r["case"]) for r in records):
         here = {r["variant"]: r for r in records if (r["size"], r["case"]) == (size, case)}
@@ -108,10 +122,11 @@ def speed() -> list[str]:
                     f"{r['peak_bytes'] / 2**20:.0f}",
                     f"{r['share_of_matmul_peak']:.2f}",
                     f"{r['rank_correlation']:.4f}",
+                    f"{r['load']:.1f}",
                 ]
             )
-    head = ["case", "variant", "s", "faster", "faster (cpu)", "peak MiB", "share", "rank"]
-    return lines + table(head, rows)
+    head = ["case", "variant", "s", "faster", "faster (cpu)", "peak MiB", "share", "rank", "load"]
+    return table(head, rows)
 
 
 def whole() -> str:

@@ -446,6 +446,28 @@ def test_batches_do_not_change_the_numbers(model, monkeypatch):
         close(model.reconstruct(values, observed), want)
 
 
+@pytest.mark.parametrize(("is_amx", "item_bytes", "rows"), [(True, 2, 44), (False, 2, 16), (True, 4, 16)])
+def test_batches_suit_the_matrix_unit(is_amx, item_bytes, rows, monkeypatch):
+    """With AMX, bfloat16 batches hold 88 series of 256 steps or 44 of 512; others fit a smaller cache."""
+    monkeypatch.setattr(engine, "has_amx", lambda: is_amx)
+    assert engine.batch_rows(64, 2816, item_bytes) == rows
+
+
+def test_amx_is_read_from_the_processors_list(monkeypatch):
+    """A processor with bfloat16 but without tiles is fast, not AMX; an unknown one is neither."""
+    for words, wanted in (
+        ({"amx_bf16"}, (True, True)),
+        ({"avx512_bf16"}, (True, False)),
+        (set(), (False, False)),
+    ):
+        monkeypatch.setattr(engine, "_abilities", lambda words=words: words)
+        monkeypatch.setattr(engine.torch.backends.mkldnn, "is_available", lambda: True)
+        fast = engine.has_fast_bf16.__wrapped__()
+        monkeypatch.setattr(engine, "has_fast_bf16", lambda fast=fast: fast)
+        assert (fast, engine.has_amx.__wrapped__()) == wanted
+        monkeypatch.undo()
+
+
 # ------------------------------------------------- compiled
 
 
@@ -499,6 +521,23 @@ def test_little_work_is_not_compiled(own_model, monkeypatch):
     assert not own_model.train().compile_for(series=10, steps=CONTEXT)
     monkeypatch.setattr(engine, "can_compile", lambda: False)
     assert not own_model.eval().compile_for(series=10, steps=CONTEXT)
+
+
+def test_amx_needs_no_compiling(own_model, monkeypatch):
+    """In bfloat16 on AMX compiled blocks were no faster; in float32 the amount of work decides."""
+    monkeypatch.setattr(engine, "has_amx", lambda: True)
+    assert own_model.compile_for(series=5, steps=CONTEXT)
+    engine.to_bf16(own_model.encoder)
+    monkeypatch.setattr(engine, "has_fast_bf16", lambda: True)
+    assert not own_model.compile_for(series=5, steps=CONTEXT)
+
+
+def test_listeners_do_not_hear_the_check_of_the_packed_encoder(own_model):
+    """A hook at the patch embedding is called for the caller's series alone."""
+    heard = []
+    own_model.patch_embedding.register_forward_hook(lambda *_: heard.append(1))
+    own_model.reconstruct(series(1, 1, 64))
+    assert heard == [1]
 
 
 def test_a_failing_compiler_is_no_error(monkeypatch):

@@ -33,6 +33,7 @@ from foreshock.models import engine, weights
 STDEV_FLOOR = 1e-5  # added to every deviation, as in the published model
 MAX_PATCHES = 5000  # rows of the stored table of positions
 INITIAL_GAIN = 1.41  # of the orthogonal start of patch embedding and head
+PROBE_PATCHES = 4  # of the series that a packed encoder is checked on
 TASKS = ("reconstruction", "embedding", "forecasting", "classification")
 
 # d_model, d_kv, d_ff, heads, layers of the encoders MOMENT-1 was built on, for configs that only name them
@@ -635,15 +636,23 @@ class Backbone(nn.Module):
         if self.training or torch.is_autocast_enabled("cpu") or self._device.type != "cpu":
             return None
         if self._packed is None or not self._packed.is_current():
-            self._packed = engine.pack(self.encoder)
+            self._packed = engine.pack(self.encoder, lambda: self._probe_states(1, PROBE_PATCHES))
         return self._packed
+
+    def _probe_states(self, rows: int, patches: int) -> Tensor:
+        """What goes into the encoder for a few seeded series, (rows, patches, D)."""
+        x, _, _ = normalise(torch.from_numpy(engine.probe_series(rows, patches * self.geometry.patch_len)[0]))
+        weight = self.patch_embedding.value_embedding.weight
+        # Not a call of the module: who listens there waits for his own series.
+        return self.patch_embedding.forward(x.reshape(rows, patches, -1).to(weight.dtype), None, 0).float()
 
     @torch.no_grad()
     def compile_for(self, series: int, steps: int) -> bool:
         """Compile the encoder if so many series of so many steps are worth it; the plain one always stays.
 
         Call it once before a long run. It times one batch, compiles when the time that would be saved
-        exceeds the minute that compiling takes, and keeps the result if it gives the same numbers.
+        exceeds the minute that compiling takes, and keeps the result if it gives the same numbers. With AMX
+        the packed blocks are as fast as compiled ones, so there it compiles nothing in bfloat16.
 
         Returns:
             Whether whole batches of such series now go through the compiled encoder.
@@ -651,9 +660,10 @@ class Backbone(nn.Module):
         patches = -(-steps // self.geometry.patch_len)
         rows = self._batch_rows(patches)
         packed = self._packed_blocks()
-        if packed is None or not engine.can_compile():
+        is_half = self.compute_dtype == torch.bfloat16
+        if packed is None or not engine.can_compile() or (is_half and engine.has_amx()):
             return False
-        x = torch.randn(rows, patches, self.geometry.d_model)
+        x = self._probe_states(rows, patches)
         bias = self.encoder.position_bias(patches)
         batch_s = engine.seconds(lambda: packed(x, bias))
         if batch_s * (series // rows) * engine.COMPILED_SAVES < engine.COMPILING_S:
