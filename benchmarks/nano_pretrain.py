@@ -33,7 +33,7 @@ def graded(config_path: Path, run: Path) -> list[dict[str, Any]]:
     """One line for each number of hidden patches and each kind of series."""
     config = from_dict(json.loads(config_path.read_text(encoding="utf-8")))
     corpus = open_planned(config.corpus)
-    trained, untrained = load_moment(run / "checkpoint", precision="fp32"), fresh_model(config).eval()
+    trained, untrained = load_moment(run / "checkpoint", precision="fp32"), fresh_model(config).backbone.eval()
     out = []
     for hidden in (1, 2, 4, 8):
         for name, exam in exams(corpus, config.seed + 1, 1024, 256, hidden).items():

@@ -42,6 +42,7 @@ TINY = PretrainConfig(
     evaluate_windows=16,
     log_every=2,
     precision="fp32",
+    compiled=False,
     model=Geometry(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2),
     batch=BatchPlan(patches=64, context=128, shortest=32, usual=64, real=0.5),
 )
@@ -110,7 +111,7 @@ def test_training_lowers_the_loss_and_the_checkpoint_is_small(tmp_path: Path):
     """Thirty steps help on a fixed batch, and what is stored is half precision in MOMENT's format."""
     config = replace(TINY, steps=40, rate=5e-3, ema=0.5, out=str(tmp_path), evaluate_windows=0)
     batch = draw_batch(99, 0, config.batch, config.mask, None)
-    before = float(masked_loss(fresh_model(config), batch, 0.0).detach())
+    before = float(masked_loss(fresh_model(config).backbone, batch, 0.0).detach())
     folder = pretrain(config)
     after = float(masked_loss(load_moment(folder, precision="fp32"), batch, 0.0).detach())
     assert after < before
@@ -122,7 +123,7 @@ def test_what_is_hidden_can_not_be_read():
     """Other values in hidden patches change the error's target, never what the model says of the rest."""
     batch = draw_batch(5, 1, TINY.batch, MaskMix(), None)
     changed = replace(batch, values=np.where(batch.hidden, batch.values + 100, batch.values))
-    model = fresh_model(TINY).eval().requires_grad_(False)
+    model = fresh_model(TINY).backbone.eval().requires_grad_(False)
     a, b = (masked_loss(model, one, 1.0) - masked_loss(model, one, 0.0) for one in (batch, changed))
     assert float(a) == pytest.approx(float(b), rel=1e-5)
 

@@ -30,8 +30,11 @@ BEND = 3.0  # deviations up to which a value is taken as it is; beyond, its loga
 HIGHEST = 10.0  # where that ends
 LEAST_CHANGE = 0.005  # share of the level below which a deviation is not believed
 CLIP = 4.0  # deviations at which the context's own outliers are cut before it is measured again
+FORBIDDEN = -1e4  # added to the attention of what may not be looked at
 WIDTH = 64  # of the head's hidden layer
-NARROWEST = 0.02  # spread of a forecast, deviations
+WIDTHS = (4, 16, 64)  # steps over which movement and level are averaged for the heads
+STILL = 1e-4  # movement, in units of the context, that is none
+NARROWEST = 0.05  # spread of a forecast, deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +100,28 @@ class Heads(nn.Module):
         self.forecast = nn.Linear(d_model, 2 * patch_len)
         self.state = nn.Linear(d_model, WIDTH)
         self.step = nn.Linear(4 * patch_len, WIDTH, bias=False)
+        self.moved = nn.Linear(1 + 2 * len(WIDTHS), WIDTH, bias=False)
         self.hidden = nn.Linear(WIDTH, WIDTH)
         self.out = nn.Linear(WIDTH, 1)
         self.register_buffer("past", torch.ones(patch_len, patch_len).tril(), persistent=False)
         nn.init.constant_(self.out.bias, -3.0)
 
-    def forward(self, states: Tensor, patches: Tensor) -> Recognised:
-        """states (N, P, D) of a one-way encoder and its patches (N, P, patch_len)."""
+    def forward(self, states: Tensor, patches: Tensor, moved: Tensor) -> Recognised:
+        """states (N, P, D) of a one-way encoder, its patches (N, P, patch_len), `movement` (N, L, F)."""
         before = torch.cat([self.start.expand(len(states), 1, -1).to(states), states[:, :-1]], dim=1)
         told = self.forecast(before).float()
         expected, width = told.split(self.patch_len, -1)
         spread = F.softplus(width) + NARROWEST
-        surprise = ((patches - expected) / spread).clamp(-20, 20)
+        # Detached: what is expected answers to the series alone, not to the labels.
+        surprise, width = ((patches - expected) / spread).detach(), spread.detach().log()
         past = cast(Tensor, self.past)  # (step, earlier step)
         mark = torch.eye(self.patch_len, device=patches.device).expand(*patches.shape, self.patch_len)
         seen = torch.cat(
             [patches.unsqueeze(-2) * past, bend(surprise).unsqueeze(-2) * past,
-             mark, spread.log().unsqueeze(-2) * past], -1
+             mark, width.unsqueeze(-2) * past], -1
         )  # fmt: skip
-        hidden = F.gelu(self.state(before).unsqueeze(-2) + self.step(seen))  # (N, P, step, WIDTH)
+        by_step = self.step(seen) + self.moved(moved.reshape(*patches.shape, -1))
+        hidden = F.gelu(self.state(before).unsqueeze(-2) + by_step)  # (N, P, step, WIDTH)
         hidden = hidden + F.gelu(self.hidden(hidden))
         logit = self.out(hidden).squeeze(-1).float()
         return Recognised(logit.flatten(1), expected.flatten(1), spread.flatten(1))
@@ -135,17 +141,49 @@ class Recogniser(nn.Module):
         Args:
             first: position of the first patch in the table of positions.
         """
-        patches = x.unflatten(-1, (-1, self.backbone.geometry.patch_len))
+        patches = x.reshape(len(x), -1, self.backbone.geometry.patch_len)
         states = self.backbone.patch_embedding(patches, None, first)
         encoder = self.backbone.encoder
         bias = one_way(encoder.attention_bias(patches.shape[1], attended))
-        return cast(Recognised, self.heads(encoder.run_blocks(states, bias), patches))
+        seen = None if attended is None else attended.repeat_interleave(patches.shape[-1], 1)
+        return cast(Recognised, self.heads(encoder.run_blocks(states, bias), patches, movement(x, seen)))
+
+
+def movement(x: Tensor, seen: Tensor | None = None) -> Tensor:
+    """How much each series moved lately against how much it usually does, and where it stood: (N, L, F).
+
+    The logarithm of the mean squared step over the last 1, 4, 16 and 64 steps to that of all steps so
+    far, and the mean of the last 4, 16 and 64 steps. What one line of numpy finds, the heads need not
+    learn to find.
+
+    Args:
+        x: (N, L) in units of the context.
+        seen: (N, L) bool, False for padding.
+    """
+    told = torch.ones_like(x) if seen is None else seen.to(x.dtype)
+    before = F.pad(told[:, :-1], (1, 0))
+    step = (x - F.pad(x[:, :-1], (1, 0))).square() * told * before
+    total = step.cumsum(1)
+    usual = (total / (told * before).cumsum(1).clamp(min=1) + STILL).log()
+    level = (x * told).cumsum(1)
+    out = [(step + STILL).log() - usual]
+    for width in WIDTHS:
+        count = _last(told.cumsum(1), width).clamp(min=1)
+        out.append((_last(total, width).clamp(min=0) / count + STILL).log() - usual)
+        out.append(_last(level, width) / count)
+    return torch.stack(out, -1).clamp(-10, 10) / 3
+
+
+def _last(total: Tensor, width: int) -> Tensor:
+    """From running totals (N, L) to the totals of the last `width` steps."""
+    return total - F.pad(total[:, :-width], (width, 0)) if width < total.shape[1] else total
 
 
 def one_way(bias: Tensor) -> Tensor:
     """(…, P, P): a patch may not look at later ones."""
     later = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu(1)
-    return bias.masked_fill(later, torch.finfo(bias.dtype).min)
+    # Not the lowest number: in bfloat16 that is -inf, and a row of nothing else has no gradient.
+    return bias.masked_fill(later, FORBIDDEN).clamp(min=FORBIDDEN)
 
 
 def load_recogniser(folder: Path, backbone: Backbone) -> Recogniser | None:

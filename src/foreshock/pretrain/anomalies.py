@@ -268,7 +268,7 @@ def tempo(g: Ground, start: int) -> np.ndarray:
     old = _stretch(g, start, g.width(16, 150))
     speed = g.rng.choice([0.4, 0.5, 2.0, 3.0])
     at = start + np.arange(len(old)) * speed
-    return np.interp(at % len(g.values), np.arange(len(g.values)), g.values)
+    return np.asarray(np.interp(at % len(g.values), np.arange(len(g.values)), g.values))
 
 
 def rattle(g: Ground, start: int) -> np.ndarray:

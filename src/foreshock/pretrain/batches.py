@@ -40,7 +40,9 @@ class BatchPlan:
                 f"context ({self.context}), the context a multiple of {PATCH}."
             )
         if self.grain < PATCH or self.grain % PATCH or self.grain > self.context:
-            raise ConfigError(f"batch.grain is {self.grain}; it must be a multiple of {PATCH}, at least once.")
+            raise ConfigError(
+                f"batch.grain is {self.grain}; it must be a multiple of {PATCH}, at least once."
+            )
         if self.patches < self.context // PATCH:
             raise ConfigError(
                 f"batch.patches is {self.patches}; one window of {self.context} steps needs "

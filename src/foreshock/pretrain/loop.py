@@ -31,7 +31,7 @@ from foreshock.errors import ConfigError, OutputError
 from foreshock.models import weights
 from foreshock.models.engine import can_compile
 from foreshock.models.moment import Moment, MomentConfig, normalise
-from foreshock.models.recognise import Recogniser, bend, scale_by_context
+from foreshock.models.recognise import FORBIDDEN, Recogniser, bend, scale_by_context
 from foreshock.pretrain import forecastable, recognisable
 from foreshock.pretrain.anomalies import UNSURE, AnomalyMix
 from foreshock.pretrain.batches import Batch, BatchPlan, Watched, draw_batch, draw_watched
@@ -315,7 +315,8 @@ def masked_loss(model: Moment, batch: Batch, visible_weight: float) -> Tensor:
     cut = (rows, steps // PATCH, PATCH)
     attended = observed.reshape(cut).all(-1)
     shown = attended & ~hidden.reshape(cut).any(-1)
-    states = model(x.reshape(cut), shown, attended, batch.first)
+    bias = model.encoder.attention_bias(cut[1], attended).clamp(min=FORBIDDEN)
+    states = model.encoder.run_blocks(model.patch_embedding(x.reshape(cut), shown, batch.first), bias)
     error = F.huber_loss(model.head(states).float(), x, reduction="none")
     counted = (observed & hidden & shown_somewhere(shown)).float()
     per_row = counted.sum(1)
@@ -326,24 +327,27 @@ def masked_loss(model: Moment, batch: Batch, visible_weight: float) -> Tensor:
 
 
 def recognition_loss(model: Recogniser, batch: Watched, expect_weight: float) -> Tensor:
-    """Cross entropy of the judged steps' labels, and Laplace likelihood of what should have been there.
+    """Cross entropy of the judged steps' labels, and likelihood of what should have been there.
 
     Judged are the observed steps after the context; where the label is unsure neither part counts. What
     should have been there is the series without its anomalies, so that the model does not learn to
-    expect that an anomaly goes on.
+    expect that an anomaly goes on; its likelihood is Student's with 3 degrees of freedom, whose gradient
+    no outlier can blow up.
     """
     values, observed = torch.from_numpy(batch.values), torch.from_numpy(batch.observed)
     label, context = torch.from_numpy(batch.label), torch.from_numpy(batch.context)
     scaled = scale_by_context(values, observed, context)
     usual = bend((torch.from_numpy(batch.usual).double() - scaled.center) / scaled.spread).float()
-    attended = observed.unflatten(-1, (-1, PATCH)).all(-1)
+    attended = observed.reshape(len(observed), -1, PATCH).all(-1)
     found = model(scaled.x, attended, batch.first)
     steps = torch.arange(values.shape[1])
     judged = observed & (steps >= context) & attended.repeat_interleave(PATCH, 1) & (label != UNSURE)
     weight = judged.float() / judged.sum().clamp(min=1)
     told = F.binary_cross_entropy_with_logits(found.logit, (label == 1).float(), reduction="none")
-    missed = (usual - found.expected).abs() / found.spread + found.spread.log()
-    return (told * weight).sum() + expect_weight * (missed * weight).sum()
+    far = ((usual - found.expected) / found.spread).square()
+    missed = 2 * torch.log1p(far / 3) + found.spread.log()
+    loss: Tensor = (told * weight).sum() + expect_weight * (missed * weight).sum()
+    return loss
 
 
 def shown_somewhere(shown: Tensor) -> Tensor:

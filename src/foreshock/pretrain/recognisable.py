@@ -41,7 +41,7 @@ class RecognitionExam:
             for start in range(0, len(self.values), 64):
                 part = torch.from_numpy(self.values[start : start + 64])
                 seen = part.isfinite()
-                whole = seen.unflatten(-1, (-1, PATCH)).all(-1)
+                whole = seen.reshape(len(seen), -1, PATCH).all(-1)
                 scaled = scale_by_context(part.nan_to_num(), seen, torch.full((len(part), 1), context))
                 scores.append(model(scaled.x, whole).logit.numpy())
         return {"model": round(_precision(np.concatenate(scores), self.label, context), 4), **self.simple}
