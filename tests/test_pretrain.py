@@ -115,7 +115,8 @@ def test_training_lowers_the_loss_and_the_checkpoint_is_small(tmp_path: Path):
     folder = pretrain(config)
     after = float(masked_loss(load_moment(folder, precision="fp32"), batch, 0.0).detach())
     assert after < before
-    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "SHA256SUMS"}
+    files = {"config.json", "model.safetensors", "recognition.safetensors", "SHA256SUMS"}
+    assert {p.name for p in folder.iterdir()} == files
     assert json.loads((folder / "config.json").read_text())["seq_len"] == 128
 
 

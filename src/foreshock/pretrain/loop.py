@@ -194,7 +194,7 @@ class _Run:
                 if f"first/{name}" not in stored:
                     continue
                 self.optimiser.state[p] = {
-                    "step": torch.tensor(float(self.step)),
+                    "step": stored[f"count/{name}"].clone(),  # not every step trains every parameter
                     "exp_avg": stored[f"first/{name}"].clone(),
                     "exp_avg_sq": stored[f"second/{name}"].clone(),
                 }
@@ -205,6 +205,7 @@ class _Run:
         for name, p in self.named.items():
             tensors[f"model/{name}"] = p.detach()
             if p in self.optimiser.state:
+                tensors[f"count/{name}"] = self.optimiser.state[p]["step"]
                 tensors[f"first/{name}"] = self.optimiser.state[p]["exp_avg"]
                 tensors[f"second/{name}"] = self.optimiser.state[p]["exp_avg_sq"]
         part = self.out / (STATE + ".part")
