@@ -44,7 +44,7 @@ TINY = PretrainConfig(
     precision="fp32",
     compiled=False,
     model=Geometry(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2),
-    batch=BatchPlan(patches=64, context=128, shortest=32, usual=64, real=0.5),
+    batch=BatchPlan(patches=64, context=128, shortest=32, usual=64, grain=32, real=0.5),
 )
 
 

@@ -29,7 +29,7 @@ from foreshock.models.moment import Backbone
 BEND = 3.0  # deviations up to which a value is taken as it is; beyond, its logarithm grows
 HIGHEST = 10.0  # where that ends
 LEAST_CHANGE = 0.005  # share of the level below which a deviation is not believed
-CLIP = 4.0  # deviations at which the context's own outliers are cut before it is measured again
+CLIP = 2.0  # widths of the middle nine tenths outside which the context's outliers are cut
 FORBIDDEN = -1e4  # added to the attention of what may not be looked at
 WIDTH = 64  # of the head's hidden layer
 WIDTHS = (4, 16, 64)  # steps over which movement and level are averaged for the heads
@@ -47,7 +47,11 @@ class Scaled:
 
 
 def scale_by_context(values: Tensor, observed: Tensor, context: Tensor) -> Scaled:
-    """Mean and deviation of the steps before `context`, twice: the second time without outliers.
+    """Mean and deviation of the steps before `context`, outliers cut first.
+
+    Cut is what lies farther outside the middle nine tenths than CLIP times their width, so that one wild
+    value does not make the next hours look calm. Where these nine tenths are one value, nothing is cut: a
+    counter that is mostly 0 has its events for a scale.
 
     Args:
         values: (N, L); what is not observed is never read.
@@ -57,12 +61,13 @@ def scale_by_context(values: Tensor, observed: Tensor, context: Tensor) -> Scale
     told = observed & (torch.arange(values.shape[1], device=values.device) < context)
     count = told.sum(1, keepdim=True).clamp(min=1)
     wide = torch.where(observed, values, 0).double()
-    low, high = torch.full_like(wide[:, :1], -torch.inf), torch.full_like(wide[:, :1], torch.inf)
-    for _ in range(2):
-        known = torch.where(told, wide.clamp(low, high), 0)
-        center = known.sum(1, keepdim=True) / count
-        spread = (torch.where(told, known - center, 0).square().sum(1, keepdim=True) / count).sqrt()
-        low, high = center - CLIP * spread, center + CLIP * spread
+    ordered = torch.where(told, wide, torch.inf).sort(1).values  # what is not told comes last
+    low, high = (ordered.gather(1, ((count - 1) * share).long()) for share in (0.05, 0.95))
+    room = CLIP * (high - low)
+    room = torch.where(room > 0, room, torch.inf)
+    known = torch.where(told, wide.clamp(low - room, high + room), 0)
+    center = known.sum(1, keepdim=True) / count
+    spread = (torch.where(told, known - center, 0).square().sum(1, keepdim=True) / count).sqrt()
     spread = torch.maximum(spread, LEAST_CHANGE * center.abs()).clamp(min=1e-9)
     x = bend(torch.where(observed, (wide - center) / spread, 0))
     return Scaled(x.float(), center, spread)
