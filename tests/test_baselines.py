@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from dataclasses import replace
 
@@ -12,10 +13,17 @@ import torch
 import naive
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi, Labels
+from foreshock.metrics import vus_pr_tsb_ad
 from foreshock.models import LearningDetector, fit, load_detector
 from foreshock.models.ensemble import RankAverage, Ranks
 from foreshock.models.fitted import FIRST_FIT, FittedDetector
-from foreshock.models.shapes import left_profile, matrix_profile, polynomial_error, spectral_residual
+from foreshock.models.shapes import (
+    left_profile,
+    matrix_profile,
+    polynomial_blocks,
+    polynomial_error,
+    spectral_residual,
+)
 
 LEARNING = ("isolation_forest", "pca", "sub_pca", "knn", "kmeans_ad", "lstm_autoencoder")
 
@@ -321,11 +329,11 @@ def test_a_polynomial_is_no_surprise():
     """A curve of power 2 is followed to the digit, at any level; a step is not."""
     t = np.arange(200.0)
     x = 1e6 + 3 * t + 0.02 * t**2
-    for causal in (True, False):
-        error = polynomial_error(x[:, None], 8, causal)
-        assert np.nanmax(error) < 1e-4
+    for error in (polynomial_error, polynomial_blocks):
+        assert np.nanmax(error(x[:, None], 8)) < 1e-4
     x[150:] += 50
     assert np.nanargmax(polynomial_error(x[:, None], 8)[:, 0]) in range(150, 160)
+    assert np.nanargmax(polynomial_blocks(x[:, None], 8)[:, 0]) in range(140, 160)
 
 
 def test_spectral_residual_sees_the_spike():
@@ -362,6 +370,16 @@ def test_offline_windows_lie_around_their_row():
     np.testing.assert_allclose(got, expected / expected.mean(), rtol=1e-4)
 
 
+def test_what_has_no_offline_form_says_so():
+    """Chance and the spectral residual read the past only."""
+    for name in ("random", "spectral_residual"):
+        with pytest.raises(ConfigError, match="has no option 'causal'"):
+            load_detector(name, causal=False)
+    s = load_detector("matrix_profile", window=8, causal=False).score(walk(120))
+    assert not s.causal
+    assert np.isfinite(s.system).all()
+
+
 def test_the_untrained_network_is_drawn_by_its_seed():
     """Nano's shape, other weights for another seed, the same for the same."""
     f = walk(40)
@@ -369,6 +387,33 @@ def test_the_untrained_network_is_drawn_by_its_seed():
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other)
     assert load_detector("untrained", seed=2).describe()["seed"] == 2
+
+
+@pytest.mark.data
+def test_published_figures_come_out(data_dir):
+    """TSB-AD's VUS-PR of one-liners and Sub-PCA on 30 series, offline; what differs are ties and ends."""
+    folder = data_dir / "univariate"
+    if not (folder / "published_vus_pr.csv").is_file():
+        pytest.skip("published_vus_pr.csv is not there")
+    with (folder / "published_vus_pr.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for name, window, column, median, most in (
+        ("rolling_variance", 16, "rvar16", 1e-4, 0.01),
+        ("rolling_variance", 64, "rvar64", 1e-4, 0.03),
+        ("squared_difference", 64, "sqdiff_ma64", 1e-6, 1e-3),
+        ("sub_pca", None, "SubPCA", 1e-6, 1e-4),
+    ):
+        apart = []
+        for row in rows:
+            with np.load(folder / row["dataset"] / f"{row['series']}.npz") as arrays:
+                part = slice(int(row["start"]), int(row["end"]))
+                values, truth = arrays["value"][part].astype(float), arrays["label"][part] > 0
+            usual = int(float(row["W"]))
+            f = Frame(np.arange(len(values)) * 10**9, values[:, None], (Kpi("v"),), 1.0)
+            s = load_detector(name, window=window or usual, causal=False).score(f)
+            apart.append(abs(vus_pr_tsb_ad(s.kpis[:, 0], truth, None, usual) - float(row[column])))
+        assert np.median(apart) < median, name
+        assert max(apart) < most, name
 
 
 # --- PyOD

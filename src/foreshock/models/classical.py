@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from foreshock.errors import ConfigError
-from foreshock.models.fitted import MOST_ROWS, Fitted, FittedDetector, RowScale, share, soften
+from foreshock.models.fitted import CAP, MOST_ROWS, Fitted, FittedDetector, RowScale, share, soften
 from foreshock.models.oneline import rolling_variance, spread_of
 from foreshock.windows import median_and_mad
 
@@ -192,13 +192,14 @@ class RowLearner:
 
     supervised, fills, reach = False, False, 0
 
-    def __init__(self, make: Callable[[], PointModel], facts: dict[str, Any]) -> None:
+    def __init__(self, make: Callable[[], PointModel], facts: dict[str, Any], cap: float = CAP) -> None:
         make()  # what is missing is told when the detector is loaded, not when it is used
         self.make = make
+        self.cap = cap  # spreads from the median beyond which a value counts no more
         self.facts = facts
 
     def learn(self, values: np.ndarray, truth: np.ndarray | None) -> Fitted:
-        scale = RowScale(values)
+        scale = RowScale(values, self.cap)
         if not scale.changes.any():
             return _FittedRows(scale, None, 1.0)
         model = self.make()
@@ -454,7 +455,9 @@ def features(off: np.ndarray, windows: tuple[int, ...]) -> np.ndarray:
 def isolation_forest(seed: int = 0, trees: int = 100, window: int = 1, causal: bool = True) -> FittedDetector:
     """Isolation forest over rows, or over each KPI's windows of more than one row (Sub-IForest)."""
     facts = {"seed": seed, "trees": trees, "source": "Liu et al. 2008"}
-    return _rows_or_windows("isolation_forest", lambda: IsolationForest(seed, trees), window, facts, causal)
+    make = lambda: IsolationForest(seed, trees)  # noqa: E731
+    # Cuts, not distances: no value can drown others, so none is cut off.
+    return _rows_or_windows("isolation_forest", make, window, facts, causal, cap=float("inf"))
 
 
 def pca(explained: float = 0.9, causal: bool = True) -> FittedDetector:
@@ -507,9 +510,14 @@ def pyod(name: str, seed: int = 0, window: int = 1, causal: bool = True) -> Fitt
 
 
 def _rows_or_windows(
-    name: str, make: Callable[[], PointModel], window: int, facts: dict[str, Any], causal: bool
+    name: str,
+    make: Callable[[], PointModel],
+    window: int,
+    facts: dict[str, Any],
+    causal: bool,
+    cap: float = CAP,
 ) -> FittedDetector:
     if window == 1:
-        return FittedDetector(name, RowLearner(make, {"window": 1, **facts}), causal)
+        return FittedDetector(name, RowLearner(make, {"window": 1, **facts}, cap), causal)
     most = MOST_ROWS if causal else None
     return FittedDetector(name, WindowLearner(make, window, facts, normalized=True, most=most), causal)

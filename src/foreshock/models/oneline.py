@@ -21,6 +21,7 @@ from foreshock.models.shapes import (
     PROFILE_ROWS,
     left_profile,
     matrix_profile,
+    polynomial_blocks,
     polynomial_context,
     polynomial_error,
     spectral_residual,
@@ -151,6 +152,7 @@ class Line:
     filled: bool = False  # gaps are filled with the value before them
     divided: bool = True  # by the KPI's own past mean
     offline: Callable[[np.ndarray, int], np.ndarray] | None = None  # with both sides: rows, window
+    source: str = "elementary"
 
 
 def _centered(score: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[np.ndarray, int], np.ndarray]:
@@ -203,13 +205,15 @@ LINES: dict[str, Line] = {
         lambda v, start, rows, w: spectral_residual(v, w)[-rows:],
         filled=True,
         divided=False,
+        source="Ren et al. 2019",
     ),
     "poly": Line(
         16,
         lambda w: w + polynomial_context(w) - 1,
         lambda v, start, rows, w: polynomial_error(v, w)[-rows:],
         filled=True,
-        offline=lambda v, w: polynomial_error(v, w, causal=False),
+        offline=polynomial_blocks,
+        source="Li et al. 2007; Paparrizos et al. 2022",
     ),
     "matrix_profile": Line(
         32,
@@ -217,6 +221,7 @@ LINES: dict[str, Line] = {
         lambda v, start, rows, w: left_profile(v, start, w, rows),
         filled=True,
         offline=matrix_profile,
+        source="Yeh et al. 2016; Lu et al. 2022",
     ),
     "random": Line(1, lambda w: 0, lambda v, start, rows, w: np.zeros((rows, v.shape[1])), divided=True),
 }
@@ -235,7 +240,9 @@ class OneLiner:
         self.line = LINES[name]
         self.window = self.line.window if window is None else window
         self.seed = seed
-        self.causal = causal or self.line.offline is None
+        self.causal = causal
+        if not causal and self.line.offline is None:
+            raise ConfigError(f"the detector {name!r} has no option 'causal': it reads the past only.")
         least = LEAST_WINDOW.get(name, 1)
         if self.window < least:
             raise ConfigError(f"the window of {name} is {self.window} rows; it must be {least} or more.")
@@ -258,7 +265,13 @@ class OneLiner:
         return _OneLinerStream(self)
 
     def describe(self) -> dict[str, Any]:
-        return {"detector": self.name, "causal": self.causal, "window": self.window, "seed": self.seed}
+        return {
+            "detector": self.name,
+            "causal": self.causal,
+            "window": self.window,
+            "seed": self.seed,
+            "source": self.line.source,
+        }
 
     def scores(self, piece: Frame, raw: np.ndarray, usual: np.ndarray) -> Scores:
         """Raw figures (T, K), NaN where there is nothing to say yet, over what is usual, pooled."""

@@ -48,36 +48,50 @@ def _saliency(rows: np.ndarray) -> np.ndarray:
     return np.where(flat, 0.0, score)
 
 
-def polynomial_error(values: np.ndarray, window: int, causal: bool = True, power: int = 2) -> np.ndarray:
-    """Root mean square distance of `window` rows from a polynomial fitted to the rows beside them, (T, K).
+def polynomial_error(values: np.ndarray, window: int, power: int = 2) -> np.ndarray:
+    """Root mean square distance of `window` rows from a polynomial through the rows before them, (T, K).
 
-    Causal: fitted to the 5 windows (at least 64 rows) before, and given to the window's last row; NaN
-    until they are there. Otherwise fitted to as many rows on each side, and given to the window's middle.
-    Source: POLY of TSB-UAD (Paparrizos et al. 2022), after Li et al. 2007 (local
-    polynomial fitting, PAKDD), whose score is the spectral
-    distance of both: the same figure up to a factor, by Parseval. Power 2 as tuned by TSB-AD.
+    It is fitted to the 5 windows (at least 64 rows) before, and the distance given to the window's last
+    row; NaN until they are there. The causal form of `polynomial_blocks`; a higher power than 2 runs
+    away from the rows it was fitted to.
     """
-    beside = polynomial_context(window)
+    before = polynomial_context(window)
+    length = before + window
     out = np.full(values.shape, np.nan)
-    if causal:
-        place = np.arange(-beside, window) / beside
-        known, judged = slice(0, beside), slice(beside, None)
-    else:
-        place = np.arange(-beside, window + beside) / beside
-        known, judged = np.r_[0:beside, beside + window : 2 * beside + window], slice(beside, beside + window)
-    if len(values) < len(place):
-        return out
-    powers = np.vander(place, power + 1)
-    said = powers[judged] @ np.linalg.pinv(powers[known])  # (window, rows fitted to)
-    end = len(place) - 1 if causal else beside + window // 2
+    powers = np.vander(np.arange(-before, window) / before, power + 1)
+    said = powers[before:] @ np.linalg.pinv(powers[:before])  # (window, before)
     for kpi in range(values.shape[1]):
-        for first in range(0, len(values) - len(place) + 1, 4096):
-            rows = _windows(values[first : first + 4096 + len(place) - 1, kpi], len(place))
+        for first in range(0, len(values) - length + 1, 4096):
+            rows = _windows(values[first : first + 4096 + length - 1, kpi], length)
             rows = rows - rows[:, :1]  # a polynomial follows any level; this keeps the digits
-            error = rows[:, judged] - rows[:, known] @ said.T
-            scale = 1e-9 * np.abs(values[first + end : first + end + len(rows), kpi])
-            rms = np.sqrt((error**2).mean(1))
-            out[first + end : first + end + len(rows), kpi] = np.where(rms > scale, rms, 0)
+            rms = np.sqrt(((rows[:, before:] - rows[:, :before] @ said.T) ** 2).mean(1))
+            into = slice(first + length - 1, first + length - 1 + len(rows))
+            out[into, kpi] = np.where(rms > 1e-9 * np.abs(values[into, kpi]), rms, 0)
+    return out
+
+
+def polynomial_blocks(values: np.ndarray, window: int, power: int = 4) -> np.ndarray:
+    """Distance of each block of `window` rows from a polynomial through 5 windows on either side, (T, K).
+
+    Blocks don't overlap, and all rows of one get the same; those in the first tenth of the recording, at
+    most 500 rows, get NaN. Source: POLY of TSB-UAD (Paparrizos et al. 2022), after Li et al. 2007 (local
+    polynomial fitting, PAKDD); the distance of the spectra, which is that of the rows times the root of
+    their number; power 4 is nearest to the published figures (0.006 off in the median; 2: 0.015, 1: 0.021).
+    """
+    total, beside = len(values), max(5 * window, 50)
+    out = np.full(values.shape, np.nan)
+    for first in range(-(-min(500, total // 10) // window) * window, total, window):
+        stop = min(first + window, total)
+        place = np.r_[max(0, first - beside) : first, stop : max(stop, min(total, first + beside))]
+        if len(place) <= power:
+            continue
+        scaled = (np.r_[place, first:stop] - first) / beside
+        powers = np.vander(scaled, power + 1)
+        level = values[place[0]]  # a polynomial follows any level; this keeps the digits
+        fitted = np.linalg.pinv(powers[: len(place)]) @ (values[place] - level)
+        error = values[first:stop] - level - powers[len(place) :] @ fitted
+        size = np.sqrt((stop - first) * (error**2).sum(0))
+        out[first:stop] = np.where(size > 1e-9 * np.abs(level), size, 0)
     return out
 
 
