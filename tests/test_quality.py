@@ -259,3 +259,12 @@ def test_real_recordings(data_dir, name):
     assert q.is_scorable
     assert not any(k.counter for k in q.kpis)
     assert repair(f, rates=True) == (f, ())
+
+
+def test_row_numbers_for_stamps():
+    """Stamps that count from 0 are told as a warning; real ones are not."""
+    values = np.random.default_rng(0).normal(size=(300, 1))
+    for start_s, expected in ((0, True), (1_700_000_000, False)):
+        stamps = (start_s + np.arange(300)) * 10**9
+        kinds = {f.kind for f in inspect(Frame(stamps, values, (Kpi("a"),), step_s=1)).findings}
+        assert ("clock" in kinds) == expected

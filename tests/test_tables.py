@@ -161,6 +161,29 @@ def test_long_with_two_values_for_one_cell(csv):
         read(csv("timestamp,metric,value\n0,a,2\n0,a,1\n"))
 
 
+def test_ignored_columns(csv):
+    """Notes in words are refused with both ways out; ignored, a column is no KPI and no label."""
+    path = csv("timestamp,a,note,b,label\n0,1,fine,2,0\n60,3,bad,4,1\n")
+    with pytest.raises(SourceError, match=r"ignore note\), or keep the rows of one value: where note=fine"):
+        read(path)
+    assert read(path, ignore=["note"]).names == ("a", "b")
+    frame = read(path, ignore=["note", "label", "b"])
+    assert (frame.names, frame.labels) == (("a",), None)
+    pieces = list(frames(path, rows=1, ignore=["note"]))
+    assert [piece.names for piece in pieces] == [("a", "b")] * 2
+    with pytest.raises(SourceError, match="no column 'nota' to leave out"):
+        read(path, ignore=["nota"])
+
+
+def test_options_that_mean_nothing_here(csv, tmp_path):
+    """Never dropped silently: a day of a file, a filter on a folder."""
+    with pytest.raises(SourceError, match="is a file; day"):
+        read(csv("timestamp,a\n0,1\n"), day="2022-08-22")
+    for option in ({"where": {"a": "b"}}, {"ignore": ["a"]}, {"timestamp": "a"}):
+        with pytest.raises(SourceError, match=f"is a folder; {next(iter(option))}"):
+            read(tmp_path, **option)
+
+
 def test_where_keeps_rows(csv):
     """A text column nobody can use is refused, unless `where` picks the rows of one value."""
     path = csv("t,split,m0\n0,train,1\n60,test,2\n120,test,3\n")

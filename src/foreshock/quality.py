@@ -16,6 +16,7 @@ from foreshock.frame import Frame, Kpi
 SEVERITIES = ("problem", "warning", "note")  # scoring refuses or suffers; look at it; good to know
 _BLOCK_CELLS = 4_000_000  # columns are looked at in blocks of about so many cells
 _MIN_COUNTER_ROWS = 20
+_OLDEST_NS = 10 * 365 * 86_400 * 10**9  # no recording is from before 1980; row numbers are
 _COUNTER_NAME = re.compile(r"(?:^|[_.\-])(?:total|count|counter|sum|bucket|cumulative)$", re.IGNORECASE)
 _GAUGE_NAME = re.compile(r"mem|heap|disk|usage|util|size|limit|temp|pct|percent|ratio", re.IGNORECASE)
 
@@ -25,7 +26,7 @@ class Finding:
     """One sentence about the recording, and how much it matters."""
 
     severity: str  # of SEVERITIES
-    kind: str  # gap, duplicate, conflict, unsorted, off-grid, dead, stopped, late, missing, infinite, …
+    kind: str  # clock, gap, duplicate, conflict, unsorted, off-grid, dead, stopped, missing, infinite, …
     text: str
     kpis: tuple[str, ...] = ()  # the columns it is about; empty: the whole recording
 
@@ -98,7 +99,8 @@ def inspect(frame: Frame) -> Quality:
 
     Example:
         >>> import numpy as np
-        >>> stamps, values = np.array([0, 60, 120, 120]) * 10**9, np.array([[1.0], [2.0], [3.0], [3.0]])
+        >>> stamps = (1_700_000_000 + np.array([0, 60, 120, 120])) * 10**9
+        >>> values = np.array([[1.0], [2.0], [3.0], [3.0]])
         >>> f = Frame(stamps, values, (Kpi("a"),), step_s=60)
         >>> [x.kind for x in inspect(f).findings]
         ['duplicate', 'short', 'unit']
@@ -197,6 +199,13 @@ def _clock_findings(q: Quality) -> Iterator[Finding]:
     if q.rows == 0:
         yield Finding("problem", "empty", "The recording has no rows.")
         return
+    if q.end_ns is not None and q.end_ns < _OLDEST_NS:
+        yield Finding(
+            "warning",
+            "clock",
+            f"The time stamps end in {_stamp(q.end_ns)[:4]}: they look like row numbers, and are read as "
+            "seconds since 1970. So are false alarms a day and merge times; real stamps make them real.",
+        )
     if q.unsorted:
         yield Finding(
             "problem",

@@ -19,6 +19,7 @@ def show(
     services: options.Services = None,
     timestamp: options.Timestamp = None,
     where: options.Where = None,
+    ignore: options.Ignore = None,
     day: options.Day = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
@@ -33,7 +34,8 @@ def show(
 
     resolved = options.settings_from(
         config, preset, detector=detector, model=model, offline=offline,
-        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, day=day, log=log,
+        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, ignore=ignore,
+        day=day, log=log,
     )  # fmt: skip
     facts = resolved.describe()
     rows = [(key, to_json(entry["value"]), entry["origin"]) for key, entry in facts.items()]

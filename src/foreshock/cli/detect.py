@@ -48,6 +48,7 @@ def detect(
     services: options.Services = None,
     timestamp: options.Timestamp = None,
     where: options.Where = None,
+    ignore: options.Ignore = None,
     day: options.Day = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
@@ -63,7 +64,8 @@ def detect(
     console = Console(json, quiet)
     resolved = options.settings_from(
         config, preset, detector=detector, model=model, offline=offline,
-        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, day=day, log=log,
+        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, ignore=ignore,
+        day=day, log=log,
     )  # fmt: skip
     if report is not None:
         check_output(report, force=force, suffixes=(".html", ".htm"), flag="--report")

@@ -27,6 +27,7 @@ def inspect(
     services: options.Services = None,
     timestamp: options.Timestamp = None,
     where: options.Where = None,
+    ignore: options.Ignore = None,
     day: options.Day = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -38,7 +39,9 @@ def inspect(
         check_output(repair, force=force, suffixes=TABLES, flag="--repair")
     from foreshock import quality, sources
 
-    settings = options.settings_from(None, None, services=services, timestamp=timestamp, where=where, day=day)
+    settings = options.settings_from(
+        None, None, services=services, timestamp=timestamp, where=where, ignore=ignore, day=day
+    )
     frame = sources.read(input, **read_options(settings.settings))
     found = quality.inspect(frame)
     facts = {"input": input, **found.to_dict()}

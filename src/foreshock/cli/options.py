@@ -41,6 +41,10 @@ Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=WORD", help="Keep these rows only. May be repeated."),
 ]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="COLUMN", help="Leave this column out. May be repeated."),
+]
 Day = Annotated[
     str | None, typer.Option("--day", metavar="DATE", help="Which day of a folder, as 2022-08-22.")
 ]
@@ -67,6 +71,7 @@ def settings_from(
     services: list[str] | None = None,
     timestamp: str | None = None,
     where: list[str] | None = None,
+    ignore: list[str] | None = None,
     day: str | None = None,
     log: Path | None = None,
 ) -> Resolved:
@@ -81,6 +86,7 @@ def settings_from(
         "input.services": ("--services", services or None),
         "input.timestamp": ("--timestamp", timestamp),
         "input.where": ("--where", where or None),
+        "input.ignore": ("--ignore", ignore or None),
         "input.day": ("--day", day),
         "run.log": ("--log", None if log is None else str(log)),
     }

@@ -47,6 +47,7 @@ def score(
     services: options.Services = None,
     timestamp: options.Timestamp = None,
     where: options.Where = None,
+    ignore: options.Ignore = None,
     day: options.Day = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
@@ -63,7 +64,8 @@ def score(
     console = Console(json, quiet)
     resolved = options.settings_from(
         config, preset, detector=detector, model=model, offline=offline,
-        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, day=day, log=log,
+        false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, ignore=ignore,
+        day=day, log=log,
     )  # fmt: skip
     check_output(out, force=force, suffixes=TABLES)
     if Path(input).exists() and out.exists() and Path(input).samefile(out):

@@ -41,6 +41,7 @@ def read_options(settings: Settings) -> dict[str, Any]:
         "services": list(options.services) or None,
         "timestamp": options.timestamp or None,
         "where": {column: word for column, _, word in pairs} or None,
+        "ignore": options.ignore or None,
         "day": options.day or None,
     }
 

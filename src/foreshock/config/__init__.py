@@ -38,6 +38,7 @@ class InputOptions:
     services: tuple[str, ...] = ()  # rules such as "node_*=infrastructure", for KPI names without a service
     timestamp: str = ""  # the time column, if it has an unusual name
     where: tuple[str, ...] = ()  # keep rows whose text columns hold a word: "entity=machine-1-6"
+    ignore: tuple[str, ...] = ()  # columns to leave out, such as notes in words
     day: str = ""  # which day of a folder with several, as 2022-08-22
     repair: bool = True  # sort and de-duplicate rows, infinite values to missing; told when done
 

@@ -6,7 +6,7 @@ A source is two functions in SOURCES, found by the scheme before the colon; no s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -37,6 +37,7 @@ def read(
     services: ServiceRules | None = None,
     timestamp: str | None = None,
     where: Mapping[str, str] | None = None,
+    ignore: Sequence[str] | None = None,
     day: str | None = None,
 ) -> Frame:
     """Read a metrics table.
@@ -47,6 +48,7 @@ def read(
             `["cart_*=cart", "re:^(ts-\\w+)_=\\1", "payment"]`, or one such string with commas.
         timestamp: the time column, if it has an unusual name. Stamps without a zone are UTC.
         where: keep the rows whose text columns hold these words: `{"entity": "machine-1-6"}`.
+        ignore: columns to leave out, such as notes in words.
         day: which day of a folder with several, as `2022-08-22`.
 
     Returns:
@@ -57,7 +59,7 @@ def read(
         SourceError: not there, not a metrics table, or damaged; with file and line where one is to blame.
     """
     source, rest = _find(uri)
-    return source.read(rest, Options(services, timestamp, where, day))
+    return source.read(rest, Options(services, timestamp, where, day, ignore))
 
 
 def frames(
@@ -67,6 +69,7 @@ def frames(
     services: ServiceRules | None = None,
     timestamp: str | None = None,
     where: Mapping[str, str] | None = None,
+    ignore: Sequence[str] | None = None,
     day: str | None = None,
 ) -> Iterator[Frame]:
     """The same table as `read` gives, in pieces of `rows` rows (the last may be shorter), in bounded memory.
@@ -74,7 +77,7 @@ def frames(
     Every piece has the same KPIs, units and step. Arguments and errors as `read`.
     """
     source, rest = _find(uri)
-    options = Options(services, timestamp, where, day)
+    options = Options(services, timestamp, where, day, ignore)
     if rows < 1:
         raise SourceError(f"pieces of {rows} rows were asked for; a piece needs at least 1.")
     if source.frames is not None:
@@ -110,13 +113,26 @@ def _exists(path: str) -> bool:
 
 
 def _read_path(path: str, options: Options) -> Frame:
+    _refuse_unused(path, options)
     return read_recording(path, options) if _is_folder(path) else read_table(path, options)
 
 
 def _path_frames(path: str, rows: int, options: Options) -> Iterator[Frame]:
+    _refuse_unused(path, options)
     if _is_folder(path):
         return _cut(read_recording(path, options), rows)
     return table_frames(path, rows, options)
+
+
+def _refuse_unused(path: str, options: Options) -> None:
+    """What somebody asked for is done or refused, never dropped."""
+    if not _is_folder(path):
+        if options.day:
+            raise SourceError(f"{path} is a file; day picks one of a folder's days, so leave it out.")
+        return
+    for name in ("timestamp", "where", "ignore"):
+        if getattr(options, name):
+            raise SourceError(f"{path} is a folder; {name} is for tables, so leave it out.")
 
 
 def _is_folder(path: str) -> bool:
@@ -129,7 +145,7 @@ def _is_folder(path: str) -> bool:
 def _read_demo(_: str, options: Options) -> Frame:
     if options != Options():
         raise SourceError(
-            "demo: takes no services, timestamp, where or day; it is always the same recording."
+            "demo: takes no services, timestamp, where, ignore or day; it is always the same recording."
         )
     try:
         from foreshock.sources import simulator

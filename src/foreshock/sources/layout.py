@@ -29,13 +29,15 @@ class Options:
     """How to read a table; every default fits an ordinary one.
 
     `services` are rules, see `naming.parse_rules`. `timestamp` names the time column. `where` keeps the
-    rows whose text columns hold these words. `day` picks one day of a folder that holds several.
+    rows whose text columns hold these words. `day` picks one day of a folder that holds several. `ignore`
+    leaves columns out.
     """
 
     services: ServiceRules | None = None
     timestamp: str | None = None
     where: Mapping[str, str] | None = None
     day: str | None = None
+    ignore: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,12 @@ def find_layout(table: Table, options: Options) -> Layout:
     for name in where:
         if name not in table.columns:
             raise SourceError(f"{table.path} has no column {name!r} to filter on; {_has(table)}")
-    labels = label_columns(table.columns, table.may_be_text)
-    skip = {stamp, *where, *(c for c in table.columns if is_label_name(c) and labels)}
+    ignore = tuple(options.ignore or ())
+    for name in ignore:
+        if name not in table.columns:
+            raise SourceError(f"{table.path} has no column {name!r} to leave out; {_has(table)}")
+    labels = label_columns([c for c in table.columns if c not in ignore], table.may_be_text)
+    skip = {stamp, *where, *ignore, *(c for c in table.columns if is_label_name(c) and labels)}
     skip |= {c for c in table.columns if _is_row_number(c) or _plain(c) in OTHER_STAMPS}
     skip |= {c for c in table.text | table.stamped if _plain(c) in STAMP_NAMES}
     rest = [c for c in table.columns if c not in skip]
@@ -95,7 +101,8 @@ def _no_numbers(table: Table, column: str) -> SourceError:
         return SourceError(f"{table.path}: column {shown(column)} holds {shown(sample)}; {advice(sample)}")
     return SourceError(
         f"{table.path}: column {shown(column)} holds text ({shown(sample)}), a KPI holds numbers. "
-        f"Remove it, or keep the rows of one value: where {column[:40]}={sample[:40]}."
+        f"Leave it out (ignore {column[:40]}), or keep the rows of one value: where "
+        f"{column[:40]}={sample[:40]}."
     )
 
 
