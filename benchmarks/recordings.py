@@ -1,6 +1,6 @@
 """How well incidents are found on the development recordings, beside one-liners and an untrained network.
 
-    python benchmarks/recordings.py --data FOLDER [--quick]
+    python benchmarks/recordings.py --data FOLDER [--quick] [--only NAME ...]
 
 FOLDER holds `nezha/` as docs/data.md describes it. One JSON line a recording and detector goes to
 benchmarks/results/recordings.jsonl; benchmarks/tables.py writes RESULTS.md from it.
@@ -60,6 +60,14 @@ def detectors(quick: bool) -> Iterator[tuple[str, int, Callable[[], Detector]]]:
         yield "untrained network, same shape", seed, lambda seed=seed: untrained(seed)
     for name in ("past_median", "linear_ar", "last_value", "rolling_variance", "squared_difference"):
         yield name, 0, lambda name=name: load_detector(name)
+    for name in ("robust_z", "spectral_residual", "poly", "matrix_profile"):
+        yield name, 0, lambda name=name: load_detector(name)
+    # Learning as they go, from no labels; random_forest and the ensemble with it need a training part.
+    for name in ("pca", "sub_pca", "knn"):
+        yield name, 0, lambda name=name: load_detector(name)
+    for name in ("isolation_forest", "kmeans_ad", "lstm_autoencoder"):
+        for seed in range(1 if quick else 3):
+            yield name, seed, lambda name=name, seed=seed: load_detector(name, seed=seed)
     for seed in range(3):
         yield "random", seed, lambda seed=seed: load_detector("random", seed=seed)
     yield "moment_published (nano, offline)", 0, lambda: load_detector("moment_published", causal=False)
@@ -138,13 +146,18 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="one seed of the untrained network")
+    parser.add_argument("--only", nargs="*", help="detectors to run anew; the others' records are kept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    records = []
+    old = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    records = [r for r in old if args.only and r["detector"] not in args.only]
+    order = {one: place for place, one in enumerate((t, n) for t in RECORDINGS for n, *_ in detectors(False))}
     for title, (path, until) in RECORDINGS.items():
         frame = foreshock.read(str(args.data / path))
         digest = hashlib.sha256((args.data / path).read_bytes()).hexdigest()
         for name, seed, make in detectors(args.quick):
+            if args.only and name not in args.only:
+                continue
             with watch(name) as seen:
                 detector = make()
                 figures = judge(frame, until, detector)
@@ -164,6 +177,7 @@ def main() -> None:
             }
             records.append(record)
             print(title, name, round(figures["average_precision"], 3), figures["threshold_from"]["recording"])
+    records.sort(key=lambda r: order[r["recording"], r["detector"]])
     part = args.out.with_suffix(".part")
     part.write_text("".join(json.dumps(r) + "\n" for r in records))
     part.replace(args.out)
