@@ -8,13 +8,14 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from foreshock import __version__
+from foreshock import __version__, runlog
 from foreshock.cli import run
 from foreshock.cli.console import counted, table
 
@@ -680,6 +681,34 @@ def test_the_whole_way_with_a_report(ask, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- how it behaves
+
+
+def test_a_killed_run_tells_how_far_it_came(shop, tmp_path):
+    """Killed in the middle of a long table: every line of its log is whole, and `runs list` says killed."""
+    long = tmp_path / "long.csv"
+    lines = shop.read_text().splitlines()
+    tails = [line.partition(",")[2] for line in lines[1:]]
+    with long.open("w") as file:
+        file.write(lines[0] + "\n")
+        file.writelines(f"{1_700_000_000 + 60 * i},{tails[i % 400]}\n" for i in range(400_000))
+    words = ["score", long, "--out", tmp_path / "s.csv", "--log", tmp_path / "runs", *QUICK]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "foreshock", *map(str, words)], stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        found = list((tmp_path / "runs").glob("*/metrics.jsonl"))
+        if found and found[0].stat().st_size:
+            break
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() != 0, "it was killed before it came to its end"
+    facts = [json.loads(line) for line in found[0].read_text().splitlines()]
+    assert facts[0]["kind"] == "progress"
+    assert 0 < facts[0]["rows"] < 400_000
+    [run_] = runlog.list_runs(tmp_path / "runs")
+    assert run_.status == "killed"
+    assert not (tmp_path / "s.csv").exists()
 
 
 def test_unexpected_errors_are_ours(ask, shop, monkeypatch):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from foreshock.frame import Frame
     from foreshock.scores import Scores
 
+NOTE_S = 10.0  # the run log is told this often how far a long table has come
+
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .parquet or .csv.")]
 
 
@@ -75,11 +77,15 @@ def score(
     watch = Stopwatch()
     with running(resolved, "score", input) as run, ScoreWriter(out) as writer:
         anomalous = observed = 0
+        next_note_s = 0.0
         with run.phase("score"), console.progress("scoring rows", total_rows(input)) as advance:
             for piece in scored(input, resolved, run, console):
                 observed += int(np.isfinite(piece.scores.system).sum())
                 anomalous += writer.append(piece.scores, piece.high, piece.inside)
                 advance(len(piece.scores))
+                if watch.seconds >= next_note_s:
+                    run.write("progress", rows=writer.rows, anomalous_rows=anomalous)
+                    next_note_s = watch.seconds + NOTE_S
         scores = piece.scores
         facts = {
             "out": str(out),
