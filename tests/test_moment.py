@@ -576,7 +576,7 @@ def test_packed_gives_the_plain_numbers(precision, model, tmp_path, monkeypatch)
     model.save_pretrained(tmp_path)
     fast = load_moment(tmp_path, precision=precision)
     slow = load_moment(tmp_path, precision=precision)
-    monkeypatch.setattr(slow, "_packed_blocks", lambda: None)
+    monkeypatch.setattr(slow, "packed_blocks", lambda: None)
     values, rng = series(3, 4, CONTEXT), np.random.default_rng(1)
     observed = np.repeat(rng.random((3, 4, CONTEXT // 8)) < 0.7, 8, axis=-1)
     tolerance = 1 if precision == "fp32" else 500
@@ -606,28 +606,28 @@ def test_packed_follows_its_weights(how):
         linear.weight = torch.nn.Parameter(new)
     after = model.reconstruct(series(1, 1, 64))
     assert np.abs(after - before).max() > 1e-3
-    model._packed_blocks = lambda: None
+    model.packed_blocks = lambda: None
     close(after, model.reconstruct(series(1, 1, 64)))
 
 
 def test_packing_stands_aside(monkeypatch):
     """For hooks, adapters, training and autocast the plain modules are called."""
     model = Moment(SMALL).eval()
-    assert model._packed_blocks() is not None or not engine.has_packed_operators()
+    assert model.packed_blocks() is not None or not engine.has_packed_operators()
     heard = []
     hook = model.encoder.block[1].register_forward_hook(lambda *_: heard.append(1))
     model.reconstruct(series(1, 1, 64))
     hook.remove()
     assert heard == [1]
     with torch.autocast("cpu", torch.bfloat16):
-        assert model._packed_blocks() is None
-    assert model.train()._packed_blocks() is None
+        assert model.packed_blocks() is None
+    assert model.train().packed_blocks() is None
     model.eval().encoder.block[0].layer[0].SelfAttention.q = torch.nn.Sequential(torch.nn.Linear(32, 24))
-    assert model._packed_blocks() is None
+    assert model.packed_blocks() is None
     copied = copy.deepcopy(Moment(SMALL).eval())
     copied.reconstruct(series(1, 1, 64))
     again = pickle.loads(pickle.dumps(copied))
     close(again.reconstruct(series(1, 1, 64)), copy.deepcopy(copied).reconstruct(series(1, 1, 64)))
     broken = Moment(SMALL).eval()
     monkeypatch.setattr(engine, "gives_the_same", lambda *_: False)
-    assert broken._packed_blocks() is None
+    assert broken.packed_blocks() is None

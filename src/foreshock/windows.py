@@ -134,6 +134,14 @@ def stitch(per_step: np.ndarray, windows: Windows) -> np.ndarray:
         return (total / np.where(seen > 0, seen, np.nan)).astype(np.float32)
 
 
+def fill_forward(values: np.ndarray) -> np.ndarray:
+    """NaN → the last value observed before it, along the last axis; leading NaN stay."""
+    index = np.where(np.isfinite(values), np.arange(values.shape[-1]), -1)
+    last = np.maximum.accumulate(index, axis=-1)
+    filled = np.take_along_axis(values, np.maximum(last, 0), -1)
+    return np.where(last >= 0, filled, np.nan)
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Where each row lies on an even grid of steps, so that gaps in time are gaps in windows."""

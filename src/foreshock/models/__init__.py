@@ -98,7 +98,7 @@ def _one_liner(name: str) -> Callable[..., Detector]:
 
 
 # What a stream reads and never changes: networks, options, names.
-_SHARED = ("expectations", "detector", "options", "layout", "kpis", "fitted")
+_SHARED = ("expectations", "recogniser", "detector", "options", "layout", "kpis", "fitted")
 
 
 def copy_of(stream: ScoreStream) -> ScoreStream:
@@ -116,12 +116,13 @@ def _untrained(seed: int = 0, **options: Any) -> Detector:
     import torch
 
     from foreshock.models.moment import Moment, load_moment
+    from foreshock.models.recognise import Recogniser
     from foreshock.models.reconstruct import moment_detector
 
     config = load_moment("nano").config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Moment(config).eval()
+        network = Recogniser(Moment(config)).eval()
     detector = moment_detector("untrained", model=network, **options)
     detector.facts["model"], detector.facts["seed"] = "nano's shape, random weights", seed
     return detector

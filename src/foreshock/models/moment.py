@@ -598,7 +598,7 @@ class Backbone(nn.Module):
             leads = (attended.cumsum(-1) == 0).sum(-1).clamp(max=count - 1)
             order = leads.argsort(stable=True)  # rows with as much padding go together
         at_once = self._batch_rows(count)
-        packed = self._packed_blocks()
+        packed = self.packed_blocks()
         for rows_now in torch.split(order, at_once) if rows else ():
             first = 0 if leads is None else int(leads[rows_now].min())
             now = slice(int(rows_now[0]), int(rows_now[-1]) + 1) if leads is None else rows_now
@@ -631,7 +631,7 @@ class Backbone(nn.Module):
         x = self.patch_embedding(patches.to(packed.stream_dtype), shown, first)
         return blocks(x, self.encoder.attention_bias(count, attended))
 
-    def _packed_blocks(self) -> engine.PackedBlocks | None:
+    def packed_blocks(self) -> engine.PackedBlocks | None:
         """The packed encoder, made anew after a change of weights; None where only the plain one will do."""
         if self.training or torch.is_autocast_enabled("cpu") or self._device.type != "cpu":
             return None
@@ -659,7 +659,7 @@ class Backbone(nn.Module):
         """
         patches = -(-steps // self.geometry.patch_len)
         rows = self._batch_rows(patches)
-        packed = self._packed_blocks()
+        packed = self.packed_blocks()
         is_half = self.compute_dtype == torch.bfloat16
         if packed is None or not engine.can_compile() or (is_half and engine.has_amx()):
             return False

@@ -153,6 +153,17 @@ class Recogniser(nn.Module):
         seen = None if attended is None else attended.repeat_interleave(patches.shape[-1], 1)
         return cast(Recognised, self.heads(encoder.run_blocks(states, bias), patches, movement(x, seen)))
 
+    def fast(self, x: Tensor, attended: Tensor, first: int = 0) -> Recognised:
+        """As a call, without gradients, through the packed encoder where there is one."""
+        backbone = self.backbone
+        blocks = backbone.packed_blocks() or backbone.encoder.run_blocks
+        patches = x.reshape(len(x), -1, backbone.geometry.patch_len)
+        is_padded = not bool(attended.all())
+        bias = one_way(backbone.encoder.attention_bias(patches.shape[1], attended if is_padded else None))
+        states = blocks(backbone.patch_embedding(patches, None, first), bias)
+        seen = attended.repeat_interleave(patches.shape[-1], 1) if is_padded else None
+        return cast(Recognised, self.heads(states, patches, movement(x, seen)))
+
 
 def movement(x: Tensor, seen: Tensor | None = None) -> Tensor:
     """How much each series moved lately against how much it usually does, and where it stood: (N, L, F).

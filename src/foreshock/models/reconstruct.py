@@ -1,9 +1,10 @@
 """Zero-shot scoring with MOMENT: hide what is to be judged, reconstruct it, weigh the error.
 
-Causal (the default): the last block of each window is hidden and expected from the steps before it,
-so that a score never reads later rows. Offline: each patch is hidden in turn and expected from
-both sides. Published: nothing is hidden and the squared error is the score, as in the paper
-(Goswami et al. 2024); kept for comparison, it is close to a rolling variance.
+Recognition, the default with `nano`, is in vigil; here is what any MOMENT can do. Causal: the last block
+of each window is hidden and expected from the steps before it, so that a score never reads later rows.
+Offline: each patch is hidden in turn and expected from both sides. Published: nothing is hidden and the
+squared error is the score, as in the paper (Goswami et al. 2024); kept for comparison, it is close to a
+rolling variance.
 
 Not here: the network (moment), what makes an error surprising (evidence), the pooling (scores).
 """
@@ -13,9 +14,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from torch import nn
 
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
@@ -28,9 +30,11 @@ from foreshock.models.evidence import (
 )
 from foreshock.models.moment import Moment, load_moment
 from foreshock.models.oneline import PastMedian
+from foreshock.models.recognise import Recogniser, load_recogniser
+from foreshock.models.vigil import VigilDetector, VigilOptions
 from foreshock.models.weights import find, sha256
 from foreshock.scores import Scores, layout, pool, smooth
-from foreshock.windows import PATCH, quantiles, to_grid, window_starts
+from foreshock.windows import PATCH, fill_forward, quantiles, to_grid, window_starts
 
 LEAST_OBSERVED = 2 * PATCH  # steps of context below which the median is a better guess than the network
 
@@ -73,47 +77,53 @@ def expect_end(model: Moment, context: np.ndarray, block: int, length: int) -> n
     return np.asarray(result, np.float64)[:, 0, -block:]
 
 
-def fill_forward(values: np.ndarray) -> np.ndarray:
-    """NaN → the last value observed before it, along the last axis; leading NaN stay."""
-    index = np.where(np.isfinite(values), np.arange(values.shape[-1]), -1)
-    last = np.maximum.accumulate(index, axis=-1)
-    filled = np.take_along_axis(values, np.maximum(last, 0), -1)
-    return np.where(last >= 0, filled, np.nan)
-
-
 def moment_detector(
     name: str = "foreshock",
-    model: str | Path | Moment = "nano",
+    model: str | Path | Moment | Recogniser = "nano",
     precision: str = "auto",
     causal: bool = True,
+    recognise: bool = True,
     **options: Any,
-) -> EvidenceDetector:
-    """The default detector: MOMENT's expectation of the next block beside the median of the past.
+) -> EvidenceDetector | VigilDetector:
+    """The default detector: recognition, where the checkpoint has heads for it (`nano` has).
+
+    Other checkpoints, MOMENT-1 among them, are asked what they expect of the next block, and the answer
+    is weighed beside the median of the past.
 
     Args:
         model: `nano`, a folder, a hub name, or a loaded network.
         causal: False hides each patch in turn and reads both sides.
-        options: fields of EvidenceOptions.
+        recognise: False leaves the heads of recognition aside.
+        options: fields of VigilOptions with recognition, of EvidenceOptions without.
 
     Raises:
         ConfigError: the window is longer than the network's context.
         WeightsError: the checkpoint is missing or damaged.
     """
-    settings = EvidenceOptions(**options)
-    network = model if isinstance(model, Moment) else load_moment(str(model), precision=precision)
+    recogniser = model if isinstance(model, Recogniser) else None
+    if isinstance(model, Recogniser):
+        network = cast(Moment, model.backbone)
+    else:
+        network = model if isinstance(model, Moment) else load_moment(str(model), precision=precision)
+    if not isinstance(model, Moment | Recogniser) and recognise and causal:
+        recogniser = load_recogniser(find(str(model)), network)
+    settings = EvidenceOptions(**options) if recogniser is None else VigilOptions(**options)
     if settings.length > network.config.seq_len:
         raise ConfigError(
             f"the window has {settings.length} steps; this model reads {network.config.seq_len} at once. "
             f"Set window.length to {network.config.seq_len} or less."
         )
     facts = {
-        "model": "in memory" if isinstance(model, Moment) else str(model),
+        "model": "in memory" if isinstance(model, nn.Module) else str(model),
         "weights_sha256": None
-        if isinstance(model, Moment)
+        if isinstance(model, nn.Module)
         else sha256(find(str(model)) / "model.safetensors"),
         "parameters": sum(p.numel() for p in network.parameters()),
         "precision": str(network.compute_dtype).removeprefix("torch."),
     }
+    if recogniser is not None and isinstance(settings, VigilOptions):
+        return VigilDetector(name, recogniser, settings, facts)
+    assert isinstance(settings, EvidenceOptions)
     expectation = MomentExpectation(network, settings.length)
     if causal:
         return EvidenceDetector(name, {"moment": expectation, "level": PastMedian()}, settings, facts)

@@ -1,0 +1,189 @@
+"""The default detector: recognition at three scales, beside how much each KPI moves compared with its past.
+
+For each KPI and row, evidence is the chance that recognition sees (the mean over 1, 4 and 16 rows a step)
+times how far the KPI's movement lately exceeds its usual movement. Either alone is fooled: the network by
+shapes it never met, the movement by every spike that comes back each hour. Where they agree, something is
+going on. All of it is causal, and needs no label, no training and no threshold of its own.
+
+Not here: the network (recognise), blocks and scales (scan), pooling (scores), thresholds (calibrate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from foreshock.errors import ConfigError, FrameError
+from foreshock.frame import Frame, Kpi
+from foreshock.models.evidence import require_later
+from foreshock.models.recognise import Recogniser
+from foreshock.models.scan import Scan
+from foreshock.scores import Layout, Scores, layout, pool, smooth
+from foreshock.windows import PATCH, fill_forward, to_grid
+
+CELLS = 2**20  # values judged at once
+
+
+@dataclass(frozen=True, slots=True)
+class VigilOptions:
+    """How rows become evidence."""
+
+    length: int = 512  # steps the network sees, the judged block included
+    block: int = 64  # steps judged behind one context
+    scales: tuple[int, ...] = (1, 4, 16)  # rows a step
+    widths: tuple[int, ...] = (4, 16)  # rows over which movement is averaged
+    usual: int = 4096  # rows that tell the usual movement
+    most: float = 100.0  # no movement counts as more than so many times the usual
+    newest: float = 0.6  # what a row counts in services and system, the rows before it the rest
+
+    def __post_init__(self) -> None:
+        if self.block < PATCH or self.block % PATCH or self.length % PATCH:
+            raise ConfigError(
+                f"length {self.length} and block {self.block} must be multiples of {PATCH}, "
+                f"and the block at least {PATCH}."
+            )
+        if self.length <= self.block:
+            raise ConfigError(f"the block ({self.block}) must be shorter than the length ({self.length}).")
+
+
+class Movement:
+    """Mean squared step of each KPI over the last rows, in units of what is usual for it."""
+
+    def __init__(self, options: VigilOptions) -> None:
+        self.options = options
+        self.last: np.ndarray | None = None  # (K,) the newest row
+        self.steps: np.ndarray | None = None  # (max(widths), K) the newest squared steps
+        self.total: np.ndarray | None = None  # (K,) of squared steps, forgetting slowly
+        self.count = 0.0
+        self.rows = 0
+
+    def push(self, filled: np.ndarray) -> np.ndarray:
+        """The next rows (n, K), NaN before a KPI's first value → (widths, n, K), 1 is usual."""
+        o = self.options
+        longest, kpis = max(o.widths), filled.shape[1]
+        if self.last is None or self.steps is None or self.total is None:
+            self.last, self.steps = np.full(kpis, np.nan), np.zeros((longest, kpis))
+            self.total = np.zeros(kpis)
+        squared = np.nan_to_num(np.diff(filled, axis=0, prepend=self.last[None])) ** 2
+        known = np.concatenate([self.steps, squared])
+        sums = np.cumsum(known, 0)
+        recent = np.stack([(sums[longest:] - sums[longest - w : -w]) / w for w in o.widths])
+        usual = self._usual(squared)
+        self.last, self.steps = filled[-1], known[-longest:]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.clip(np.nan_to_num(recent / usual), 0, o.most))
+
+    def _usual(self, squared: np.ndarray) -> np.ndarray:
+        """The mean squared step up to each row, (n, K)."""
+        out, at = np.empty_like(squared), 0
+        assert self.total is not None
+        while at < len(squared):
+            # Forgetting happens once a block, so that pieces don't matter.
+            if self.rows % self.options.block == 0 and self.count > self.options.usual:
+                keep = self.options.usual / self.count
+                self.total, self.count = self.total * keep, self.count * keep
+            stop = min(len(squared), at + self.options.block - self.rows % self.options.block)
+            sums = self.total + np.cumsum(squared[at:stop], 0)
+            out[at:stop] = sums / (self.count + np.arange(1, stop - at + 1))[:, None]
+            self.total, self.count, self.rows = sums[-1], self.count + stop - at, self.rows + stop - at
+            at = stop
+        return out
+
+
+class VigilStream:
+    """Scores rows as they come. What a row gets depends on it and earlier rows only."""
+
+    def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str) -> None:
+        self.recogniser = recogniser
+        self.options = options
+        self.detector = detector
+        self.kpis: tuple[Kpi, ...] = ()
+        self.layout: Layout
+        self.step_s = 0.0
+        self.clock: tuple[int, int] | None = None  # slot and time of the last row
+        self.newest: np.ndarray | None = None  # (K,) the last value observed
+        self.lasting: np.ndarray | None = None  # (K,) running mean of the evidence
+        o = options
+        self.scans = [Scan(recogniser, f, o.length, o.block) for f in o.scales]
+        self.movement = Movement(o)
+
+    def push(self, piece: Frame) -> Scores:
+        """Score the next rows.
+
+        Raises:
+            FrameError: other KPIs than before, or rows that are not later than all before.
+        """
+        require_later(piece, None if self.clock is None else self.clock[1])
+        self._begin(piece)
+        values = np.where(np.isfinite(piece.values), piece.values, np.nan)
+        grid = to_grid(piece.time_ns, self.step_s, self.clock, self.options.length)
+        first = 0 if self.clock is None else self.clock[0] + 1
+        evidence = np.zeros(values.shape, np.float32)
+        expected = np.full(values.shape, np.nan, np.float32)
+        for rows in self._runs(grid.slots, first):
+            begin = first if rows.start == 0 else int(grid.slots[rows.start - 1]) + 1
+            dense = np.full((int(grid.slots[rows.stop - 1]) + 1 - begin, values.shape[1]), np.nan)
+            at = grid.slots[rows] - begin
+            dense[at] = values[rows]
+            found, told = self._judge(dense)
+            evidence[rows], expected[rows] = found[at], told[at]
+        self.clock = (int(grid.slots[-1]), int(piece.time_ns[-1]))
+        evidence = np.where(np.isfinite(values), evidence, np.nan).astype(np.float32)
+        before = np.zeros(values.shape[1]) if self.lasting is None else self.lasting
+        lasting = smooth(evidence, before, self.options.newest)
+        self.lasting = lasting[-1]
+        services, system = pool(np.where(np.isfinite(evidence), lasting, np.nan), self.layout)
+        meta = (piece.kpis, piece.services, piece.step_s, self.detector)
+        return Scores(piece.time_ns, evidence, services, system, *meta, expected=expected)
+
+    def _begin(self, piece: Frame) -> None:
+        if self.clock is None:
+            self.kpis, self.layout, self.step_s = piece.kpis, layout(piece.kpis), piece.step_s
+        elif piece.kpis != self.kpis:
+            raise FrameError(
+                f"the piece has {len(piece.kpis)} KPIs that are not the stream's {len(self.kpis)}; "
+                "a stream keeps its KPIs, start a new one."
+            )
+
+    def _runs(self, slots: np.ndarray, first: int) -> list[slice]:
+        """Rows in runs of whole blocks, few enough at once to bound memory."""
+        span = self.options.block * max(1, CELLS // (self.options.block * len(self.kpis)))
+        edges = np.flatnonzero(np.diff(slots // span)) + 1
+        return [slice(int(a), int(b)) for a, b in zip([0, *edges], [*edges, len(slots)], strict=True)]
+
+    def _judge(self, dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Evidence and expectation of the next slots (n, K), NaN where nobody observed."""
+        before = np.full(dense.shape[1], np.nan) if self.newest is None else self.newest
+        filled = fill_forward(np.concatenate([before[None], dense]).T).T[1:]
+        self.newest = filled[-1]
+        readings = [scan.push(filled) for scan in self.scans]
+        chance = np.mean([r.chance for r in readings], axis=0)
+        return fuse(chance, self.movement.push(filled)), readings[0].expected
+
+
+def fuse(chance: np.ndarray, movement: np.ndarray) -> np.ndarray:
+    """Chance (n, K) and movement (widths, n, K), 1 is usual → evidence (n, K), 0 is calm."""
+    return np.asarray(chance * np.sqrt(movement.max(0)))
+
+
+class VigilDetector:
+    """Recognition and movement, fused; causal."""
+
+    def __init__(
+        self, name: str, recogniser: Recogniser, options: VigilOptions, facts: dict[str, Any]
+    ) -> None:
+        self.name = name
+        self.recogniser = recogniser
+        self.options = options
+        self.facts = facts
+
+    def stream(self) -> VigilStream:
+        return VigilStream(self.recogniser, self.options, self.name)
+
+    def score(self, frame: Frame) -> Scores:
+        return self.stream().push(frame)
+
+    def describe(self) -> dict[str, Any]:
+        return {"detector": self.name, "causal": True, "options": asdict(self.options), **self.facts}

@@ -1,0 +1,118 @@
+"""The default detector's stream: causal, the same in pieces, calm where nothing happens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from foreshock.errors import ConfigError, FrameError
+from foreshock.frame import Frame, Kpi
+from foreshock.models import copy_of
+from foreshock.models.moment import Moment, MomentConfig
+from foreshock.models.recognise import Recogniser
+from foreshock.models.reconstruct import moment_detector
+from foreshock.models.vigil import Movement, VigilDetector, VigilOptions
+from tests import naive
+
+TINY = MomentConfig(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2, seq_len=64, vocab_size=8)
+OPTIONS = {"length": 64, "block": 16, "scales": (1, 4, 8)}
+
+
+@pytest.fixture(scope="module")
+def detector() -> VigilDetector:
+    torch.manual_seed(1)
+    made = moment_detector("tiny", Recogniser(Moment(TINY)).eval(), **OPTIONS)
+    assert isinstance(made, VigilDetector)
+    return made
+
+
+def frame(rows: int = 300, kpis: int = 4) -> Frame:
+    rng = np.random.default_rng(2)
+    values = 50 + 5 * np.sin(np.arange(rows) / 9)[:, None] + rng.normal(0, 1, (rows, kpis))
+    values[:40, 1] = np.nan  # begins late
+    values[:, 2] = 7.0  # constant
+    values[100:108, 0] = np.nan
+    meta = tuple(Kpi(f"s{i % 2}__k{i}", f"s{i % 2}", f"k{i}") for i in range(kpis))
+    return Frame(np.arange(rows, dtype=np.int64) * 60 * 10**9, values, meta, 60.0)
+
+
+def test_the_future_does_not_matter(detector: VigilDetector):
+    """Not at any row, in whatever block or coarse step it lies."""
+    f = frame()
+    before = detector.score(f)
+    for at in (60, 137, 200):
+        changed = replace(f, values=f.values.copy())
+        changed.values[at:] = 1e4
+        after = detector.score(changed)
+        np.testing.assert_allclose(after.kpis[:at], before.kpis[:at], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(after.system[:at], before.system[:at], rtol=1e-5, atol=1e-7)
+
+
+def test_pieces_give_what_the_whole_gives(detector: VigilDetector):
+    """Rows one by one, in odd pieces or at once: the same scores and expectations."""
+    f = frame()
+    whole = detector.score(f)
+    stream, parts, row = detector.stream(), [], 0
+    for size in (1, 1, 6, 9, 30, 1, 50, 1, 1, 100, 3, 97):
+        parts.append(stream.push(f.rows(slice(row, row + size))))
+        row += size
+    assert row == len(f)
+    for name in ("system", "services", "kpis", "expected"):
+        joined = np.concatenate([getattr(p, name) for p in parts])
+        np.testing.assert_allclose(joined, getattr(whole, name), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_copy_goes_its_own_way(detector: VigilDetector):
+    """A stream that is copied, pushed and thrown away is as it was; the network is not copied."""
+    f = frame()
+    stream = detector.stream()
+    stream.push(f.rows(slice(0, 120)))
+    other = copy_of(stream)
+    assert other.recogniser is stream.recogniser
+    assert other.scans[0].recogniser is stream.recogniser
+    other.push(f.rows(slice(120, 150)))
+    a = stream.push(f.rows(slice(120, 200))).system
+    np.testing.assert_allclose(a, detector.score(f).system[120:200], rtol=1e-5, atol=1e-6)
+
+
+def test_gaps_stay_gaps(detector: VigilDetector):
+    """Rows that are missing in time are no anomaly, and what nobody observed has no score."""
+    f = frame()
+    scores = detector.score(f)
+    np.testing.assert_array_equal(np.isnan(scores.kpis), np.isnan(f.values))
+    hole = f.rows(np.r_[0:150, 180:300])
+    assert np.isfinite(detector.score(hole).system).all()
+    assert float(np.nanmax(scores.kpis[:, 2])) == 0.0
+
+
+def test_movement_is_what_it_says():
+    """Against the slow twin, in pieces, over a change that makes it forget."""
+    values = frame(700, 3).values
+    values = np.nan_to_num(values, nan=50.0)
+    o = VigilOptions(length=64, block=16, usual=128, widths=(4, 16))
+    m = Movement(o)
+    got = np.concatenate([m.push(values[a:b]) for a, b in ((0, 5), (5, 90), (90, 91), (91, 700))], axis=1)
+    want = naive.movement(values, o.widths, o.usual, o.block, o.most)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_what_can_not_be():
+    """A window that no network reads, or a block as long as its window, is refused with both numbers."""
+    with pytest.raises(ConfigError, match="reads 64"):
+        moment_detector("tiny", Recogniser(Moment(TINY)).eval(), length=128)
+    with pytest.raises(ConfigError, match="shorter than"):
+        VigilOptions(length=64, block=64)
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        VigilOptions(length=60)
+
+
+def test_other_kpis_are_refused(detector: VigilDetector):
+    """A stream keeps its KPIs."""
+    f = frame()
+    stream = detector.stream()
+    stream.push(f.rows(slice(0, 50)))
+    with pytest.raises(FrameError, match="stream's 4"):
+        stream.push(f.select(f.names[:2]).rows(slice(50, 60)))
