@@ -242,13 +242,13 @@ class EvidenceStream:
             values = whole[start - first : start - first + o.memory]
             level = quantiles(values, (0.5,))[0]
             floor = np.abs(level) * o.least_change
-            scatter = _spread(np.abs(values - level), floor)
+            scatter = spread_of(np.abs(values - level), floor)
             weight = seen / (seen + o.block)
             spreads, tails = [], []
             for errors, surprises in zip(past.errors, past.surprises, strict=True):
                 # Few errors are a poor scale: begin with the values' own scatter.
-                spreads.append(weight * _spread(errors, floor) + (1 - weight) * scatter)
-                tails.append(_tail(surprises, o))
+                spreads.append(weight * spread_of(errors, floor) + (1 - weight) * scatter)
+                tails.append(tail_of(surprises, o))
             stats = _Block(expected[:, i], np.stack(spreads), np.stack(tails), int(start), seen)
             self._remember(past, stats, whole, int(start), stop)
             done.append(stats)
@@ -292,7 +292,7 @@ def agree(ratios: np.ndarray, cap: float) -> np.ndarray:
     return np.where(is_surprised, np.exp(logs.sum(0) / np.maximum(count, 1)), 0.0)
 
 
-def _spread(errors: np.ndarray, floor: np.ndarray) -> np.ndarray:
+def spread_of(errors: np.ndarray, floor: np.ndarray) -> np.ndarray:
     """Robust spread of past errors (M, K) → (K,), above 0."""
     half, most = quantiles(errors, (0.5, 0.9))
     spread = np.fmax(half / 0.6745, 0.5 * most / 1.645)
@@ -300,7 +300,7 @@ def _spread(errors: np.ndarray, floor: np.ndarray) -> np.ndarray:
     return np.where(spread > 0, spread, 1.0)
 
 
-def _tail(surprises: np.ndarray, o: EvidenceOptions) -> np.ndarray:
+def tail_of(surprises: np.ndarray, o: EvidenceOptions) -> np.ndarray:
     """The past surprise that counts as 1: its `tail` quantile, drawn to the prior while little is known."""
     seen = np.isfinite(surprises).sum(0)
     past = np.nan_to_num(quantiles(surprises, (o.tail,))[0], nan=o.tail_prior)
@@ -336,6 +336,6 @@ def offline_evidence(dense: np.ndarray, expected: np.ndarray, o: EvidenceOptions
     ratios = []
     for said in expected:
         errors = np.abs(dense - said)
-        surprise = errors / _spread(errors, floor)
-        ratios.append(surprise / _tail(surprise, o))
+        surprise = errors / spread_of(errors, floor)
+        ratios.append(surprise / tail_of(surprise, o))
     return np.where(np.isfinite(dense), agree(np.stack(ratios), o.cap), np.nan).astype(np.float32)

@@ -27,10 +27,10 @@ LEAST_OBSERVED = PATCH  # steps of context below which nothing is said
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What recognition says of some rows at one scale; NaN or 0 where it says nothing."""
+    """What recognition says of some rows at one scale; NaN where it has too little past to say anything."""
 
     chance: np.ndarray  # (n, K) float32, 0..1, of being an anomaly
-    expected: np.ndarray  # (n, K) float64 in the KPI's units, NaN where unknown
+    expected: np.ndarray  # (n, K) float64 in the KPI's units
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Scan:
         known = np.concatenate([kept, samples])
         said = self._read(known, first)
         self.kept = known[-self.length * self.phases :]
-        before = np.stack([np.zeros(kpis), np.full(kpis, np.nan)]) if self.last is None else self.last
+        before = np.full((2, kpis), np.nan) if self.last is None else self.last
         said = np.concatenate([before[:, None], said], axis=1)  # (2, 1 + samples, K)
         self.last = said[:, -1]
         newest = (self.rows + 1 + np.arange(n)) // self.stride - first  # the sample that each row has, from 1
@@ -96,8 +96,7 @@ class Scan:
     def _read(self, known: np.ndarray, first: int) -> np.ndarray:
         """Chance and expectation of the samples from `first` on: (2, samples, K)."""
         stop, base = self.count, self.count - len(known)
-        out = np.zeros((2, stop - first, known.shape[1]))
-        out[1] = np.nan
+        out = np.full((2, stop - first, known.shape[1]), np.nan)
         jobs = [job for phase in range(self.phases) for job in self._blocks(phase, first, stop)]
         many = max(1, GATHERED // max(1, known.shape[1]))
         for size, steps in sorted({(job.size, self._steps(job)) for job in jobs}):
@@ -137,8 +136,7 @@ class Scan:
         told = np.where(seen, windows, np.inf)
         lowest = np.minimum.accumulate(told, axis=1)[:, context:]
         highest = np.maximum.accumulate(np.where(seen, windows, -np.inf), axis=1)[:, context:]
-        out = np.zeros((2, len(windows), size))
-        out[1] = np.nan
+        out = np.full((2, len(windows), size), np.nan)
         enough = seen[:, :context].sum(1) >= LEAST_OBSERVED
         rows = np.flatnonzero(enough & (highest[:, -1] > lowest[:, -1]))
         for some in (rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE)):
@@ -146,7 +144,7 @@ class Scan:
             whole = np.resize(some, AT_ONCE)
             out[:, some] = self._pass(windows[whole], seen[whole], context)[:, : len(some)]
         # What never moved is no anomaly, whatever comes later in the block.
-        out[0][~(highest > lowest)] = 0
+        out[0][enough[:, None] & ~(highest > lowest)] = 0
         return out
 
     def _pass(self, windows: np.ndarray, seen: np.ndarray, context: int) -> np.ndarray:

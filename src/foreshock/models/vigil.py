@@ -1,28 +1,35 @@
-"""The default detector: recognition at three scales, beside how much each KPI moves compared with its past.
+"""The default detector: recognition at three scales, beside how much each KPI moves and how far it strays.
 
 For each KPI and row, evidence is the chance that recognition sees (the mean over 1, 4 and 16 rows a step)
-times how far the KPI's movement lately exceeds its usual movement. Either alone is fooled: the network by
-shapes it never met, the movement by every spike that comes back each hour. Where they agree, something is
+times how far the KPI's movement lately exceeds its usual movement, times one more than how surprising its
+value is after all its past surprises. Each alone is fooled: the network by shapes it never met, movement
+by every spike that comes back each hour, surprise by whatever wanders. Where they agree, something is
 going on. All of it is causal, and needs no label, no training and no threshold of its own.
 
-Not here: the network (recognise), blocks and scales (scan), pooling (scores), thresholds (calibrate).
+Not here: the network (recognise), blocks and scales (scan), errors (surprise), pooling (scores).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi
-from foreshock.models.evidence import require_later
+from foreshock.models.evidence import EvidenceOptions, require_later
 from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Scan
+from foreshock.models.surprise import Surprise
 from foreshock.scores import Layout, Scores, layout, pool, smooth
 from foreshock.windows import PATCH, fill_forward, to_grid
 
+# Little history has to do here, since two other signals must agree: Online Boutique's first hundred rows
+# (docs/log.md, 2026-11-26).
+SURPRISE: dict[str, Any] = {"trust_steps": 2, "tail_prior_steps": 240}
+LARGEST = 1e200  # squared step; sums of more would overflow
+FIRST_USUAL = 32  # rows before any step is too wild to teach
 CELLS = 2**20  # values judged at once
 
 
@@ -33,10 +40,12 @@ class VigilOptions:
     length: int = 512  # steps the network sees, the judged block included
     block: int = 64  # steps judged behind one context
     scales: tuple[int, ...] = (1, 4, 16)  # rows a step
-    widths: tuple[int, ...] = (4, 16)  # rows over which movement is averaged
+    widths: tuple[int, ...] = (4, 16, 64)  # rows over which movement is averaged
     usual: int = 4096  # rows that tell the usual movement
+    wildest: float = 10.0  # times the usual squared step above which a step doesn't teach what is usual
     most: float = 100.0  # no movement counts as more than so many times the usual
     newest: float = 0.6  # what a row counts in services and system, the rows before it the rest
+    surprise: EvidenceOptions = field(default_factory=lambda: EvidenceOptions(**SURPRISE))
 
     def __post_init__(self) -> None:
         if self.block < PATCH or self.block % PATCH or self.length % PATCH:
@@ -49,13 +58,18 @@ class VigilOptions:
 
 
 class Movement:
-    """Mean squared step of each KPI over the last rows, in units of what is usual for it."""
+    """Mean squared step of each KPI over the last rows, in units of what is usual for it.
+
+    What is usual is the mean over the past, single steps cut at `wildest` times the mean so far: an incident
+    must not make the next one look calm.
+    """
 
     def __init__(self, options: VigilOptions) -> None:
         self.options = options
         self.last: np.ndarray | None = None  # (K,) the newest row
         self.steps: np.ndarray | None = None  # (max(widths), K) the newest squared steps
         self.total: np.ndarray | None = None  # (K,) of squared steps, forgetting slowly
+        self.most: np.ndarray | None = None  # (K,) the largest step that teaches
         self.count = 0.0
         self.rows = 0
 
@@ -66,14 +80,16 @@ class Movement:
         if self.last is None or self.steps is None or self.total is None:
             self.last, self.steps = np.full(kpis, np.nan), np.zeros((longest, kpis))
             self.total = np.zeros(kpis)
-        squared = np.nan_to_num(np.diff(filled, axis=0, prepend=self.last[None])) ** 2
+        with np.errstate(over="ignore"):
+            squared = np.nan_to_num(np.diff(filled, axis=0, prepend=self.last[None])) ** 2
+        squared = np.minimum(squared, LARGEST)
         known = np.concatenate([self.steps, squared])
         sums = np.cumsum(known, 0)
         recent = np.stack([(sums[longest:] - sums[longest - w : -w]) / w for w in o.widths])
         usual = self._usual(squared)
         self.last, self.steps = filled[-1], known[-longest:]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.clip(np.nan_to_num(recent / usual), 0, o.most))
+            return np.asarray(np.maximum(np.nan_to_num(recent / usual), 0))
 
     def _usual(self, squared: np.ndarray) -> np.ndarray:
         """The mean squared step up to each row, (n, K)."""
@@ -81,11 +97,17 @@ class Movement:
         assert self.total is not None
         while at < len(squared):
             # Forgetting happens once a block, so that pieces don't matter.
-            if self.rows % self.options.block == 0 and self.count > self.options.usual:
-                keep = self.options.usual / self.count
+            if self.rows % self.options.block == 0:
+                keep = min(1.0, self.options.usual / max(self.count, 1.0))
                 self.total, self.count = self.total * keep, self.count * keep
+                if self.count >= FIRST_USUAL:
+                    self.most = self.options.wildest * self.total / self.count
             stop = min(len(squared), at + self.options.block - self.rows % self.options.block)
-            sums = self.total + np.cumsum(squared[at:stop], 0)
+            steps = squared[at:stop]
+            tame = (
+                steps if self.most is None else np.where(self.most > 0, np.minimum(steps, self.most), steps)
+            )
+            sums = self.total + np.cumsum(tame, 0)
             out[at:stop] = sums / (self.count + np.arange(1, stop - at + 1))[:, None]
             self.total, self.count, self.rows = sums[-1], self.count + stop - at, self.rows + stop - at
             at = stop
@@ -108,6 +130,7 @@ class VigilStream:
         o = options
         self.scans = [Scan(recogniser, f, o.length, o.block) for f in o.scales]
         self.movement = Movement(o)
+        self.surprise = Surprise(o.surprise)
 
     def push(self, piece: Frame) -> Scores:
         """Score the next rows.
@@ -159,13 +182,22 @@ class VigilStream:
         filled = fill_forward(np.concatenate([before[None], dense]).T).T[1:]
         self.newest = filled[-1]
         readings = [scan.push(filled) for scan in self.scans]
-        chance = np.mean([r.chance for r in readings], axis=0)
-        return fuse(chance, self.movement.push(filled)), readings[0].expected
+        chances = np.stack([r.chance for r in readings])
+        surprise = self.surprise.push(dense, readings[0].expected)
+        return fuse(chances, self.movement.push(filled), surprise, self.options.most), readings[0].expected
 
 
-def fuse(chance: np.ndarray, movement: np.ndarray) -> np.ndarray:
-    """Chance (n, K) and movement (widths, n, K), 1 is usual → evidence (n, K), 0 is calm."""
-    return np.asarray(chance * np.sqrt(movement.max(0)))
+def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, most: float) -> np.ndarray:
+    """Evidence (n, K), 0 is calm.
+
+    Args:
+        chances: (scales, n, K), NaN where a scale has too little past; the others are averaged.
+        movement: (widths, n, K), 1 is usual; their sum counts up to `most`.
+        surprise: (n, K), 0 is none, 1 as large as the past's large ones.
+    """
+    told = np.isfinite(chances)
+    chance = np.where(told, chances, 0).sum(0) / np.maximum(told.sum(0), 1)
+    return np.asarray(chance * np.sqrt(np.minimum(movement.sum(0), most)) * (1 + surprise))
 
 
 class VigilDetector:
