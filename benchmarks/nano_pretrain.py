@@ -1,20 +1,24 @@
 """What did pretraining give: condenses a run's record and grades the checkpoint on windows held back.
 
-    python benchmarks/nano_pretrain.py CONFIG.json RUN_FOLDER benchmarks/results/nano_pretrain.jsonl
+    python benchmarks/nano_pretrain.py CONFIG.yaml RUN_FOLDER benchmarks/results/nano_pretrain.jsonl
 
-CONFIG.json is the run's config for `python -m foreshock.pretrain`. Graded beside: the same network
-untrained, the last value, the mean, a linear auto-regression of order 16 fitted to each window.
+CONFIG.yaml is the run's config. Reconstruction is graded beside the same network untrained, the last value,
+the mean, and a linear auto-regression of order 16 fitted to each window; recognition of planted anomalies
+beside the untrained network and one-liners. All on windows that the run never drew.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from foreshock.config.document import read_options
 from foreshock.models.moment import load_moment
-from foreshock.pretrain.__main__ import from_dict
+from foreshock.models.recognise import load_recogniser
+from foreshock.pretrain import PretrainConfig, recognisable
 from foreshock.pretrain.forecastable import exams
 from foreshock.pretrain.loop import RECORD, fresh_model, open_planned
 
@@ -31,14 +35,20 @@ def condensed(run: Path) -> list[dict[str, Any]]:
 
 def graded(config_path: Path, run: Path) -> list[dict[str, Any]]:
     """One line for each number of hidden patches and each kind of series."""
-    config = from_dict(json.loads(config_path.read_text(encoding="utf-8")))
+    config = read_options(config_path, PretrainConfig, "pretrain")
     corpus = open_planned(config.corpus)
     trained, untrained = load_moment(run / "checkpoint", precision="fp32"), fresh_model(config).backbone.eval()
+    recogniser = load_recogniser(run / "checkpoint", trained)
     out = []
     for hidden in (1, 2, 4, 8):
         for name, exam in exams(corpus, config.seed + 1, 1024, 256, hidden).items():
             line = {"kind": "grade", "series": name, "hidden_patches": hidden, "windows": len(exam.x)}
             out.append({**line, **exam.grade(trained), "untrained": exam.grade(untrained)["model"]})
+    recognition = recognisable.exam(replace(config, seed=config.seed + 1, evaluate_windows=1024), corpus)
+    if recogniser is not None and recognition is not None:
+        simple = recognition.grade(fresh_model(config).eval())["model"]
+        line = {"kind": "grade", "series": "planted anomalies", "windows": len(recognition.values)}
+        out.append({**line, **recognition.grade(recogniser), "untrained": simple})
     return out
 
 

@@ -37,8 +37,8 @@ CELLS = 2**20  # values judged at once
 class VigilOptions:
     """How rows become evidence."""
 
-    length: int = 512  # steps the network sees, the judged block included
-    block: int = 64  # steps judged behind one context
+    length: int = 256  # steps the network sees, the judged block included; 512 changes little
+    block: int = 32  # steps judged behind one context
     scales: tuple[int, ...] = (1, 4, 16)  # rows a step
     widths: tuple[int, ...] = (4, 16, 64)  # rows over which movement is averaged
     usual: int = 4096  # rows that tell the usual movement
