@@ -37,7 +37,8 @@ def graded(config_path: Path, run: Path) -> list[dict[str, Any]]:
     """One line for each number of hidden patches and each kind of series."""
     config = read_options(config_path, PretrainConfig, "pretrain")
     corpus = open_planned(config.corpus)
-    trained, untrained = load_moment(run / "checkpoint", precision="fp32"), fresh_model(config).backbone.eval()
+    trained = load_moment(run / "checkpoint", precision="fp32")
+    untrained = fresh_model(config).backbone.eval()
     recogniser = load_recogniser(run / "checkpoint", trained)
     out = []
     for hidden in (1, 2, 4, 8):
