@@ -1,4 +1,4 @@
-"""Writes benchmarks/RESULTS.md from the records in benchmarks/results/. Run by `make docs`."""
+"""Writes benchmarks/RESULTS.md and docs/leakage.md from the records in benchmarks/results/. Run by `make docs`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from foreshock.evaluate import audit_table, report
+
 HERE = Path(__file__).parent
 Record = dict[str, Any]
+LEAKAGE = HERE.parent / "docs" / "leakage.md"
+BEGIN, END = "<!-- table: written by `make docs` -->", "<!-- end of table -->"
 COUNTS = ("found", "service_first", "false_alarms")
 
 
@@ -74,6 +78,29 @@ def recordings() -> list[str]:
         head = ["detector", "AP", "AUC", "found", "root first", "false"]
         lines += table([*head, *(f"{word}, as live" for word in head[3:])], rows)
     return lines
+
+
+def evaluation() -> list[str]:
+    """Detectors over the development data, by the protocol."""
+    lines = report(read("evaluate.jsonl"))
+    if not lines:
+        return []
+    about = [
+        "By the protocol of [docs/evaluation.md](../docs/evaluation.md): fitted on the training part, judged",
+        "after it and a gap, thresholds from unlabelled scores. Definitions:",
+        "[docs/metrics.md](../docs/metrics.md). Made by `foreshock evaluate --data DIR --out",
+        "benchmarks/results/evaluate.jsonl`.",
+        "",
+    ]
+    return ["## Evaluation", "", *about, *lines]
+
+
+def leakage() -> str:
+    """docs/leakage.md: its words as they stand, its table from the records."""
+    text = LEAKAGE.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, behind = rest.partition(END)
+    return before + BEGIN + "\n" + "\n".join(audit_table(read("audit.jsonl"))) + END + behind
 
 
 def speed() -> list[str]:
@@ -186,9 +213,10 @@ def whole() -> str:
         "<!-- Written by `make docs` from benchmarks/results/*.jsonl; change the benchmark instead. -->",
         "",
     ]
-    lines += ["# Results", "", *recordings(), *published(), *speed()]
+    lines += ["# Results", "", *evaluation(), *recordings(), *published(), *speed()]
     return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":
     (HERE / "RESULTS.md").write_text(whole())
+    LEAKAGE.write_text(leakage())

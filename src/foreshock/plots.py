@@ -12,7 +12,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,6 +182,36 @@ def kpi_panel(
     # Fixed margins: panels stand side by side, and measuring letters takes longer than drawing them.
     width_px, height_px = PIXELS[width], 132
     axes.set_position((62 / width_px, 24 / height_px, 1 - 68 / width_px, 1 - 30 / height_px))
+    return figure
+
+
+def audit_dots(rows: Sequence[Mapping[str, Any]], *, palette: Palette = LIGHT) -> Figure:
+    """The leakage audit from its records: a line for each way of judging, a dot for each F1.
+
+    What a method can claim is the lowest dot; what papers show is often the highest.
+    """
+    labels = [f"{r['recording']}: {r['scorer']}\n{r['how']}" for r in rows]
+    figure, axes = _figure("wide", 60 + 44 * max(len(rows), 1), palette)
+    kinds = (
+        ("point_adjusted_f1_oracle_random", "random scores, point-adjusted", palette.muted, "|", 13.0),
+        ("point_adjusted_f1_oracle", "point-adjusted, best threshold", palette.alarm, "D", 6.0),
+        ("f1_oracle", "best threshold", palette.limit, "o", 8.0),
+        ("f1_calibrated", "calibrated threshold", palette.value, "s", 7.0),
+    )
+    for key, name, color, marker, size in kinds:
+        values = [np.nan if r[key] is None else float(r[key]) for r in rows]
+        axes.plot(values, range(len(rows)), marker, color=color, ms=size, label=name, clip_on=False, zorder=3)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    _style(axes, palette)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("F1", color=palette.muted)
+    legend = axes.legend(
+        loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4, frameon=False, fontsize=11,
+        labelcolor=palette.ink,
+    )  # fmt: skip
+    legend.set_in_layout(True)
+    _fit(figure)
     return figure
 
 

@@ -342,6 +342,78 @@ def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
+class Records:
+    """A file of records, a line each, that outlasts a kill: opened again, it goes on after the last line.
+
+    A last line that was cut in half is taken away; a broken line before it is no work of ours and is refused.
+
+    Raises:
+        InputError: a line before the last is no JSON object.
+        OutputError: the file can't be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            raw = self.path.read_bytes() if self.path.exists() else b""
+            self.lines, whole, self.dropped_bytes = _whole_lines(raw, self.path)
+            self._file = self.path.open("r+b" if self.path.exists() else "x+b")
+            self._file.truncate(whole)
+            self._file.seek(whole)
+            if whole and raw[whole - 1 : whole] != b"\n":
+                self._file.write(b"\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} can't be written ({error.strerror}); choose another place with --out."
+            ) from error
+
+    def append(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Add one record; it is on its way to the disk when this returns. As it will be read again."""
+        text = to_json(record)
+        try:
+            self._file.write(text.encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} can't be written ({error.strerror}); is the disk full?"
+            ) from error
+        line: dict[str, Any] = json.loads(text)
+        self.lines.append(line)
+        return line
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _whole_lines(raw: bytes, path: Path) -> tuple[list[dict[str, Any]], int, int]:
+    """The records, how many bytes hold them, and how many bytes of half a line follow."""
+    lines: list[dict[str, Any]] = []
+    at = 0
+    pieces = raw.splitlines(keepends=True)
+    for number, piece in enumerate(pieces, 1):
+        try:
+            line = json.loads(piece) if piece.strip() else None
+            if line is not None and not isinstance(line, dict):
+                raise ValueError
+        except ValueError:
+            if number == len(pieces) and not piece.endswith(b"\n"):
+                return lines, at, len(raw) - at
+            raise InputError(
+                f"{path}:{number}: this line is no record (a JSON object); mend or remove it, "
+                "or choose another file with --out."
+            ) from None
+        if line is not None:
+            lines.append(line)
+        at += len(piece)
+    return lines, at, 0
+
+
 # --------------------------------------------------------------------------------------------------- writing
 
 
