@@ -1,4 +1,4 @@
-"""Writes benchmarks/RESULTS.md and docs/leakage.md from the records in benchmarks/results/. Run by `make docs`."""
+"""Writes benchmarks/RESULTS.md and docs/leakage.md from benchmarks/results/. Run by `make docs`."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ Rows stand in time order: training part, gap, validation part, gap, judged part.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -132,7 +133,7 @@ def named_parts(
         entities = _spread(sorted(set(_column(path, "entity"))), data.limit)
         return {e: lambda e=e: _entity(data, path, e, gap_rows) for e in entities}  # type: ignore[misc]
     if data.kind == "petshop":
-        return {path.stem: lambda: _petshop(data, path, gap_rows)}
+        return {path.stem: lambda: _petshop(data, path)}
     return {path.name.partition(".")[0]: lambda: _table(data, path, gap_rows)}
 
 
@@ -177,10 +178,13 @@ def _stored(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
         FrameError: an array is missing or of another shape.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("a single array")
+        with archive:
             there = set(archive.files)
             out = {name: archive[name] for name in (*wanted, "timestamp") if name in there}
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise SourceError(f"{file} can't be read as .npz ({error}); get it anew.") from error
     missing = [name for name in wanted if name not in out]
     if missing:
@@ -281,7 +285,9 @@ def _column(path: Path, column: str) -> list[str]:
     try:
         found = parquet.read_table(path, columns=[column]).column(0).to_pylist()
     except (OSError, lib.ArrowException, IndexError) as error:
-        raise SourceError(f"{path} has no column `{column}` ({error}); Parquet with one is needed.") from error
+        raise SourceError(
+            f"{path} has no column `{column}` ({error}); Parquet with one is needed."
+        ) from error
     return [str(word) for word in found]
 
 
@@ -331,7 +337,7 @@ def _simulated(data: DataSet, seed: int, gap_rows: int) -> Part:
     return part_of(data, f"seed {seed}", frame, None, gap_rows)
 
 
-def _petshop(data: DataSet, path: Path, gap_rows: int) -> Part:
+def _petshop(data: DataSet, path: Path) -> Part:
     """The run without issues, then each issue's five rows an hour apart: their own stamps lie before it."""
     from foreshock import sources
 
@@ -346,7 +352,7 @@ def _petshop(data: DataSet, path: Path, gap_rows: int) -> Part:
         one = frame.rows(rows[np.argsort(frame.time_ns[rows], kind="stable")])
         whole = one if whole is None else _behind(whole, one, None, PETSHOP_APART_S)
     assert whole is not None
-    return part_of(data, path.stem, whole, int((issue == "").sum()), gap_rows)
+    return part_of(data, path.stem, whole, int((issue == "").sum()), 0)
 
 
 # -------------------------------------------------------------------------------------------------- splits

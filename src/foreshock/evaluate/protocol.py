@@ -247,10 +247,10 @@ def score(detector: Detector, part: Part) -> tuple[Scores, dict[str, float]]:
     scores = detector.score(part.frame.without_labels())
     ended, ended_cpu = time.perf_counter(), time.process_time()
     return scores, {
-        "fit_wall_s": fitted - began,
-        "fit_cpu_s": fitted_cpu - cpu,
-        "score_wall_s": ended - fitted,
-        "score_cpu_s": ended_cpu - fitted_cpu,
+        "fit_wall_s": round(fitted - began, 6),
+        "fit_cpu_s": round(fitted_cpu - cpu, 6),
+        "score_wall_s": round(ended - fitted, 6),
+        "score_cpu_s": round(ended_cpu - fitted_cpu, 6),
     }
 
 
@@ -309,7 +309,7 @@ def figures_at(
         "false_alarms_asked_per_day": false_alarms_per_day,
         "alarms": counts.alarms,
         "false_alarms": counts.false_alarms,
-        "hours": counts.hours,
+        "hours": round(counts.hours, 4),
         "found": [int(f) for f in found],
         "delays_s": list(counts.delays_s),
     }
@@ -321,4 +321,5 @@ def _counts(event: Event, part: Part) -> bool:
 
 
 def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    """Six digits are enough for a record; None where it is not defined."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

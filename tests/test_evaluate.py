@@ -1,0 +1,624 @@
+"""The protocol: nothing leaks, nothing is lost, every figure can be traced."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreshock import models
+from foreshock.cli import run
+from foreshock.errors import ConfigError, FrameError, InputError, SourceError
+from foreshock.evaluate import (
+    DataSet,
+    DetectorChoice,
+    Evaluation,
+    audit_table,
+    evaluate,
+    held_by,
+    holm,
+    interval,
+    leaderboard,
+    named_parts,
+    paired_rows,
+    plan,
+    report,
+    wilcoxon,
+)
+from foreshock.evaluate.audit import forest_rows, regime_rows
+from foreshock.evaluate.parts import stretch
+from foreshock.evaluate.tables import latest
+from foreshock.metrics import spans
+from foreshock.runlog import Records
+from foreshock.sources import simulator
+
+SERIES = DataSet("made", "made", "series")
+
+
+def write_series(folder: Path, name: str = "a", rows: int = 600, **arrays) -> Path:
+    """A noisy series with a jump at four fifths, and its labels."""
+    rng = np.random.default_rng(len(name))
+    value = rng.normal(size=rows).astype(np.float32)
+    label = np.zeros(rows, np.uint8)
+    event = slice(rows * 4 // 5, rows * 4 // 5 + rows // 40)
+    value[event] += 8
+    label[event] = 1
+    made = {"value": value, "label": label, "train_end": np.int64(rows // 2)} | arrays
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{name}.npz", **{k: v for k, v in made.items() if v is not None})
+    return folder / f"{name}.npz"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with two series."""
+    for name in ("a", "bb"):
+        write_series(tmp_path / "data" / "made", name)
+    return tmp_path / "data"
+
+
+def setup(data, *detectors, sets=(SERIES,), **options):
+    choices = tuple(DetectorChoice(d) if isinstance(d, str) else d for d in detectors)
+    return Evaluation(choices, tuple(sets), str(data), gap_rows=20, seeds=(0, 1), **options)
+
+
+def only_part(data_set, folder, gap_rows=20, **limits):
+    (load,) = named_parts(data_set, folder, gap_rows, **limits).values()
+    return load()
+
+
+# --------------------------------------------------------------------------------------------------- parts
+
+
+def test_parts_stand_in_time_with_gaps(data):
+    """Training, validation and judged rows follow one another, and the gaps belong to none."""
+    part = named_parts(SERIES, data, 20)["a"]()
+    assert part.train.start == 0
+    assert part.validation.start == part.train.stop + 20
+    assert part.validation.stop == 300
+    assert np.flatnonzero(part.judged)[0] == 320
+    assert part.judged[320:].all()
+    assert part.ignore[:320].all()
+
+
+def test_a_table_is_split_seventy_fifteen_fifteen(tmp_path):
+    """A recording without a training part is split in time; labels say which rows count nowhere."""
+    import pandas as pd
+
+    rows = 400
+    table = pd.DataFrame(
+        {
+            "timestamp": pd.date_range("2026-03-02", periods=rows, freq="min", tz="UTC"),
+            "web__cpu": np.random.default_rng(0).gamma(4, 1, rows),
+            "label": (np.arange(rows) // 10 == 37).astype(int),
+            "recovery": (np.arange(rows) // 10 == 38).astype(int),
+        }
+    )
+    table.to_csv(tmp_path / "shop.csv", index=False)
+    part = only_part(DataSet("shop", "shop.csv"), tmp_path)
+    facts = part.facts()
+    assert (facts["train_rows"], facts["validation_rows"]) == (251, 54)  # 400 rows less two gaps of 20
+    assert part.ignore[380:390].all()
+    assert part.faults == [(370, 380)]
+    cut = only_part(DataSet("shop", "shop.csv", until="2026-03-02T06:15"), tmp_path)
+    assert not cut.judged[375:].any()
+    assert cut.judged[374]
+    whole = only_part(DataSet("shop", "shop.csv", split="none"), tmp_path)
+    assert whole.train is None
+    assert whole.judged.all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(200, 2000),
+    keep=st.integers(64, 199),
+    share=st.floats(0.02, 0.7),
+    at=st.floats(0, 0.99),
+    name=st.text(max_size=3),
+)
+def test_a_cut_keeps_its_event_and_never_judges_training_rows(rows, keep, share, at, name):
+    """The stretch lies within the series, holds an event to find, and no row before train_end is judged."""
+    end, gap = int(rows * share), 5
+    truth = np.zeros(rows, bool)
+    first = min(rows - 1, end + gap + int((rows - end - gap) * at))
+    truth[first : first + 4] = True
+    start, learned = stretch(truth, end, keep, gap, name)
+    assert 0 <= start <= rows - keep
+    assert learned >= end
+    assert start < learned < start + keep or learned == end
+    reachable = first - int(0.3 * keep) - gap >= min(max(0, end - int(0.3 * keep)), rows - keep)
+    if reachable:
+        assert learned + gap <= first < start + keep
+
+
+def test_a_cut_is_the_same_for_everybody(data):
+    """It depends on the series' name alone."""
+    write_series(data / "long", "c", 5000)
+    long = DataSet("long", "long", "series", rows=400)
+    assert only_part(long, data).sha256 == only_part(long, data).sha256
+    assert len(only_part(long, data).frame) == 400
+    assert only_part(long, data).faults
+
+
+def test_a_limit_prefers_series_with_something_to_find(data):
+    """A series without an event after its training part is taken only when nothing is limited."""
+    for name in ("c", "d", "e"):
+        write_series(data / "made", name, label=np.zeros(600, np.uint8))
+    assert set(named_parts(SERIES, data, 20, limit=2)) == {"a", "bb"}
+    assert len(named_parts(SERIES, data, 20)) == 5
+
+
+def test_entities_have_their_own_training_part(tmp_path):
+    """Train and test rows of a machine stand behind one another, on one clock with the step that was told."""
+    import pandas as pd
+
+    rows = 300
+    parts = [
+        pd.DataFrame(
+            {
+                "entity": entity,
+                "split": split,
+                "t": np.arange(rows) + (rows if split == "test" else 0),
+                "m0": np.random.default_rng(1).normal(size=rows),
+                "label": (np.arange(rows) // 20 == 9) & (split == "test"),
+            }
+        )
+        for entity in ("one", "two")
+        for split in ("train", "test")
+    ]
+    table = pd.concat(parts)
+    table["label"] = table["label"].astype(int)
+    table.to_parquet(tmp_path / "machines.parquet")
+    machines = DataSet("machines", "machines.parquet", "entities", timestamp="t", step_s=60)
+    found = named_parts(machines, tmp_path, 20)
+    assert list(found) == ["one", "two"]
+    part = found["two"]()
+    assert part.frame.step_s == 60
+    assert (np.diff(part.frame.time_ns) == 60e9).all()
+    assert part.validation.stop == 300
+    assert part.faults == [(480, 500)]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"label": None}, r"a.npz has no `label` \(it holds train_end, value\)"),
+        ({"label": np.arange(600) % 3}, "labels hold 2; they must be 0 or 1"),
+        ({"label": np.zeros(5)}, r"label \(5,\)"),
+        ({"train_end": np.int64(600)}, "train_end is 600, the series has 600 rows"),
+    ],
+)
+def test_a_bad_series_is_named(tmp_path, arrays, words):
+    """Missing labels, other labels than 0 and 1, shapes that differ: an error with the file's name."""
+    write_series(tmp_path / "made", "a", **arrays)
+    with pytest.raises(FrameError, match=words):
+        only_part(SERIES, tmp_path)
+
+
+def test_a_table_without_labels_is_refused(tmp_path):
+    """Nothing can be judged without labels; the message says which column is needed."""
+    (tmp_path / "t.csv").write_text(
+        "timestamp,web__cpu\n" + "".join(f"{60 * i},{i % 7}\n" for i in range(99))
+    )
+    with pytest.raises(FrameError, match="no label column; evaluation needs one of 0 and 1"):
+        only_part(DataSet("t", "t.csv"), tmp_path)
+
+
+def test_a_missing_data_set_is_named(tmp_path):
+    """A path that is not there, a folder without series, a file that is no archive."""
+    with pytest.raises(SourceError, match="nowhere is not there"):
+        named_parts(DataSet("x", "nowhere"), tmp_path, 20)
+    with pytest.raises(SourceError, match=r"holds no \.npz file"):
+        named_parts(DataSet("x", ".", "series"), tmp_path, 20)
+    (tmp_path / "a.npz").write_bytes(b"PK\3\4 half an archive")
+    with pytest.raises(SourceError, match="can't be read as"):
+        only_part(DataSet("x", ".", "series"), tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- protocol
+
+
+class Spy:
+    """A detector that notes what it was given."""
+
+    name, supervised, needs_fit = "spy", False, True
+    fitted: list = []
+    scored: list = []
+
+    def fit(self, frame):
+        Spy.fitted.append(frame)
+        return self
+
+    def score(self, frame):
+        Spy.scored.append(frame)
+        return models.load_detector("rolling_variance").score(frame)
+
+    def stream(self):
+        raise NotImplementedError
+
+    def describe(self):
+        return {"detector": "spy", "weights_sha256": "0" * 64, "model": "nano"}
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    Spy.fitted, Spy.scored = [], []
+    monkeypatch.setitem(models.DETECTORS, "spy", Spy)
+    return Spy
+
+
+def test_a_detector_sees_its_training_part_and_no_label(data, spy):
+    """What `fit` gets ends before the gap, and neither it nor `score` has labels."""
+    one = setup(data, "spy")
+    list(evaluate(one, [job for job in plan(one) if job.choice.name == "spy"]))
+    part = named_parts(SERIES, data, 20)["a"]()
+    assert len(spy.fitted) == 2
+    assert len(spy.fitted[0]) == part.train.stop
+    assert all(frame.labels is None for frame in (*spy.fitted, *spy.scored))
+
+
+def test_thresholds_know_nothing_of_the_judged_rows(data):
+    """Other values and labels in the judged rows leave the validation threshold as it was."""
+    from foreshock.evaluate.protocol import score, thresholds
+
+    part = named_parts(SERIES, data, 20)["a"]()
+    values = part.frame.values.copy()
+    values[part.validation.stop :] *= 50
+    other = replace(part, frame=replace(part.frame, values=values), truth=~part.truth)
+    before, after = (
+        thresholds(p, score(models.load_detector("past_median"), p)[0], 1.0)["validation"].high
+        for p in (part, other)
+    )
+    assert before == after
+
+
+def test_the_floor_stands_in_every_table(data):
+    """The three floor rows are run, asked for or not; only what draws is repeated."""
+    jobs = plan(setup(data, "past_median"))
+    seen = [(job.choice.title, job.seed) for job in jobs if job.series == "a"]
+    assert seen == [
+        ("past_median", 0),
+        ("random", 0),
+        ("random", 1),
+        ("rolling_variance", 0),
+        ("squared_difference", 0),
+    ]
+
+
+def test_a_record_tells_how_it_was_made(data, spy):
+    """Hashes, split, metric names, cost and contamination are in each record."""
+    smd = replace(SERIES, origin="smd")
+    one = setup(data, "spy", sets=(smd,))
+    record = next(evaluate(one, plan(one)))
+    assert record["status"] == "done"
+    assert record["weights_sha256"] == "0" * 64
+    assert len(record["data_sha256"]) == 64
+    assert record["contamination"] == "train part of the same servers"
+    assert record["split"]["gap_rows"] == 20
+    assert record["split"]["faults"] == 1
+    assert {"vus_pr", "vus_pr_tsb_ad", "average_precision"} <= record["metrics"].keys()
+    assert record["thresholds"].keys() == {"validation", "past"}
+    assert record["thresholds"]["past"]["found"] in ([0], [1])
+    assert {"fit_cpu_s", "score_wall_s", "peak_bytes"} <= record["cost"].keys()
+    json.dumps(record, allow_nan=False)
+
+
+def test_one_class_gives_no_figure_and_no_error(tmp_path):
+    """All-normal judged rows: ranking figures are None, false alarms count."""
+    write_series(tmp_path / "made", "a", label=np.zeros(600, np.uint8))
+    one = setup(tmp_path, "rolling_variance")
+    for record in evaluate(one, plan(one)):
+        assert record["metrics"]["vus_pr"] is None
+        assert record["thresholds"]["past"]["false_alarms_per_day"] is not None
+    assert report(evaluate(one, plan(one)))
+
+
+def test_a_series_shorter_than_a_window_is_told(tmp_path):
+    """A detector that needs more rows than there are gives a record with its reason; others go on."""
+    write_series(tmp_path / "made", "a", rows=60)
+    one = setup(tmp_path, "sub_pca", "rolling_variance")
+    by_name = {r["detector"]: r for r in evaluate(one, plan(one))}
+    assert by_name["sub_pca"]["status"] == "refused"
+    assert "needs at least" in by_name["sub_pca"]["reason"]
+    assert by_name["rolling_variance"]["status"] == "done"
+    text = "\n".join(report(by_name.values()))
+    assert "sub_pca on made, 1 series (a): the training part has" in text
+
+
+def test_unknown_names_are_told_before_any_work(data):
+    """A detector, an option, a metric or an --only that does not exist."""
+    with pytest.raises(ConfigError, match="did you mean 'rolling_variance'"):
+        plan(setup(data, "rolling_varianz"))
+    with pytest.raises(ConfigError, match="has no option 'windows'"):
+        plan(setup(data, DetectorChoice("robust_z", {"windows": 3})))
+    with pytest.raises(ConfigError, match="there is no metric 'vus'"):
+        setup(data, "random", metrics=("vus",))
+    with pytest.raises(ConfigError, match="has no detector 'foo'"):
+        plan(setup(data, "random"), only=["foo"])
+    with pytest.raises(ConfigError, match="'random' stands twice"):
+        setup(data, "random", "random")
+
+
+def test_done_means_equal_work(data):
+    """A limit changes no key; a cut, an option, a gap or other weights do."""
+    keys = lambda one, **limits: {job.key for job in plan(one, **limits)}  # noqa: E731
+    base = setup(data, "rolling_variance")
+    assert keys(base, limit=1) < keys(base)
+    assert not keys(base, rows=100) & keys(base)
+    assert not keys(replace(base, gap_rows=21)) & keys(base)
+    wide = setup(data, DetectorChoice("rolling_variance", {"window": 9}))
+    assert len(keys(wide) & keys(base)) == len(keys(base)) - 2
+
+
+# ------------------------------------------------------------------------------------------------ records
+
+
+def test_half_a_line_is_dropped_and_no_record_lost(tmp_path):
+    """After a kill the file goes on behind its last whole line; a whole line without its end is kept."""
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"key": "a"}\n{"key": "b"}\n{"key": "c", "me')
+    with Records(path) as file:
+        assert [line["key"] for line in file.lines] == ["a", "b"]
+        assert file.dropped_bytes == len('{"key": "c", "me')
+        file.append({"key": "c", "value": float("nan")})
+    path.write_text(path.read_text().removesuffix("\n"))
+    with Records(path) as file:
+        assert [line["key"] for line in file.lines] == ["a", "b", "c"]
+        file.append({"key": "d"})
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "b", "c", "d"]
+
+
+def test_a_broken_line_in_the_middle_is_refused(tmp_path):
+    """It is no work of a kill: nothing is thrown away unasked."""
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"key": "a"}\nnot json\n{"key": "b"}\n')
+    with pytest.raises(InputError, match=r"r\.jsonl:2: this line is no record"):
+        Records(path)
+    assert path.read_text().count("\n") == 3
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text(
+        f"folder: {data}\nout: {tmp_path / 'out.jsonl'}\nseeds: [0]\ngap_rows: 20\nours: past_median\n"
+        "detectors:\n  - {name: past_median}\n  - {name: robust_z, options: {window: 64}, label: z 64}\n"
+        "data:\n  - {name: made, path: made, kind: series}\n"
+    )
+    return path
+
+
+def test_the_command_goes_on_where_it_was_killed(config, tmp_path, capsys):
+    """What is done is skipped, half a line is said and replaced, and the tables come at the end."""
+    out = tmp_path / "out.jsonl"
+    assert run(["evaluate", str(config)]) == 0
+    first = capsys.readouterr()
+    lines = out.read_text().splitlines()
+    assert len(lines) == 2 * 5
+    assert "| *random* |" in first.out
+    assert "past_median against each, paired" in first.out
+    out.write_text("\n".join(lines[:6]) + "\n" + lines[6][:40])
+    assert run(["evaluate", str(config)]) == 0
+    second = capsys.readouterr()
+    assert "half a line of a killed run was taken away (40 bytes)" in second.err
+    assert "6 records of 10" in second.err
+    again = out.read_text().splitlines()
+    assert again[:6] == lines[:6]
+    assert [json.loads(a)["key"] for a in again] == [json.loads(b)["key"] for b in lines]
+    record = json.loads(again[-1])
+    assert {"commit", "packages", "threads", "at"} <= record.keys()
+    assert run(["evaluate", str(config), "--redo", "z 64", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 12
+    assert len(latest(json.loads(line) for line in out.read_text().splitlines())) == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "foo"], "has no detector 'foo'"),
+        (["--redo", "foo"], "has no detector 'foo'"),
+        (["--data", "nowhere"], "is not there"),
+        (["--figure", "x.png"], "add --audit"),
+    ],
+)
+def test_wrong_words_are_told(config, capsys, words, message):
+    """One line, exit code 2."""
+    assert run(["evaluate", str(config), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_preset_is_sound():
+    """Every detector of it loads, and every kind of data is known."""
+    from foreshock.cli.evaluate import _setup
+
+    preset = _setup(None, None)
+    assert {d.name for d in preset.with_floor} >= {"foreshock", "untrained", "random", "random_forest"}
+    assert len(preset.data) == 12
+
+
+# --------------------------------------------------------------------------------------------- statistics
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-20, 20), min_size=1, max_size=40))
+def test_signed_rank_is_scipys(numbers):
+    """Without ties exact as scipy's; with ties the exact p, which scipy's approximation comes near."""
+    stats = pytest.importorskip("scipy.stats")
+    found = wilcoxon(numbers)
+    kept = [n for n in numbers if n]
+    if not kept:
+        assert found.p == 1
+        return
+    if len({abs(n) for n in kept}) == len(kept):
+        assert found.p == pytest.approx(stats.wilcoxon(kept, mode="exact").pvalue, abs=1e-12)
+    elif len(kept) > 15:
+        near = stats.wilcoxon(kept, mode="approx", correction=False).pvalue
+        assert found.p == pytest.approx(near, abs=0.05)
+    assert -1 <= found.effect <= 1
+
+
+def test_signed_rank_of_many_is_scipys_approximation():
+    """Above 50 differences, ties and all."""
+    stats = pytest.importorskip("scipy.stats")
+    numbers = np.round(np.random.default_rng(0).normal(0.2, 1, 200), 1)
+    found = wilcoxon(numbers)
+    assert not found.is_exact
+    expected = stats.wilcoxon(numbers, mode="approx", correction=False).pvalue
+    assert found.p == pytest.approx(expected, rel=1e-9)
+
+
+def test_signed_rank_counts_every_sign():
+    """The exact p of ranks with ties is that of all 2^n signs."""
+    numbers = np.array([1.0, 1, -2, 3, 3, -3])
+    ranks = np.array([1.5, 1.5, 3, 5, 5, 5])
+    above = ranks[numbers > 0].sum()
+    sums = [ranks[np.array([bool(i >> k & 1) for k in range(6)])].sum() for i in range(64)]
+    low, high = np.mean([s <= above for s in sums]), np.mean([s >= above for s in sums])
+    assert wilcoxon(numbers).p == pytest.approx(min(1, 2 * min(low, high)))
+
+
+def test_an_interval_holds_its_mean_and_shrinks():
+    """More series, less width; one value has none; none is NaN; NaN is left out."""
+    rng = np.random.default_rng(0)
+    few, many = interval(rng.random(8)), interval(rng.random(800))
+    assert few.low < few.mean < few.high
+    assert many.high - many.low < few.high - few.low
+    assert interval([0.3, np.nan]) == interval([0.3])
+    assert np.isnan(interval([]).mean)
+
+
+def test_holm_is_never_below_p_and_keeps_order():
+    """Adjusted p of three claims, by hand."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def made_record(detector, series, value, data="made", seed=0, **more):
+    figures = {"found": [1], "hours": 24.0, "false_alarms": 1, "alarms": 2, "delays_s": [60.0]}
+    figures |= {"false_alarms_asked_per_day": 1.0}
+    return {
+        "kind": "evaluation", "status": "done", "data": data, "data_kind": "series", "series": series,
+        "detector": detector, "seed": seed, "metrics": {"vus_pr": value}, "rows": 100, "kpis": 1,
+        "thresholds": {"validation": figures, "past": figures}, "contamination": "", "supervised": False,
+        "cost": {"fit_cpu_s": 0, "score_cpu_s": 1, "fit_wall_s": 0, "score_wall_s": 1, "peak_bytes": 2**20},
+    } | more  # fmt: skip
+
+
+def test_seeds_count_once_and_families_alike():
+    """Seeds are averaged; a family of one series weighs as much as one of three."""
+    records = [made_record("random", "a", v, seed=s) for s, v in enumerate((0.0, 0.2))]
+    records += [made_record("random", n, 0.1) for n in ("b", "c")]
+    records += [made_record("random", "x", 0.5, data="other")]
+    (row,) = [line for line in leaderboard(records, "vus_pr") if line.startswith("| *random*")]
+    assert "| 0.100 | 0.500 | 0.300" in row
+
+
+def test_a_detector_that_lacks_series_is_marked():
+    """Its mean stands in brackets, with how many series it has, below those that have all."""
+    records = [made_record("random", n, 0.1) for n in "abc"] + [made_record("good", "a", 0.9)]
+    lines = [line for line in leaderboard(records, "vus_pr") if "random" in line or "good" in line]
+    assert "random" in lines[0]
+    assert "0.900 (1)" in lines[1]
+    assert "(0.900)" in lines[1]
+
+
+def test_paired_rows_compare_the_same_series():
+    """Series that only one of them has are left out."""
+    records = [made_record("foreshock", n, v) for n, v in zip("abcd", (0.5, 0.6, 0.7, 0.8), strict=True)]
+    records += [made_record("random", n, v) for n, v in zip("abce", (0.1, 0.2, 0.3, 0.9), strict=True)]
+    whole = [row for row in paired_rows(records, "vus_pr", "foreshock") if row.data == "all"]
+    assert len(whole) == 1
+    row = whole[0]
+    assert (row.better, row.worse, row.test.n) == (3, 0, 3)
+    assert row.difference.mean == pytest.approx(0.4)
+    assert row.test.p == pytest.approx(0.25)
+    assert "+0.400" in "\n".join(report(records))
+
+
+def test_what_was_measured_anew_replaces_the_old():
+    """The last record of a detector, series and seed counts."""
+    records = [made_record("random", "a", 0.1), made_record("random", "a", 0.7)]
+    assert [r["metrics"]["vus_pr"] for r in latest(records)] == [0.7]
+
+
+def test_contaminated_cells_are_marked():
+    """† beside the figure, and the words once."""
+    text = "\n".join(report([made_record("foreshock", "a", 0.5, contamination="its train part")]))
+    assert "0.500†" in text
+    assert "- † foreshock on made: its train part." in text
+
+
+def test_weights_that_saw_the_data_are_flagged():
+    """By model and origin; an untrained network saw nothing."""
+    assert held_by("AutonLab/MOMENT-1-large", "ucr")
+    assert not held_by("nano's shape, random weights", "smd")
+
+
+# -------------------------------------------------------------------------------------------------- audit
+
+
+def test_a_forest_remembers_across_a_shuffled_split():
+    """On the same rows the shuffled split looks far better than the split in time."""
+    pytest.importorskip("sklearn")
+    rows = list(forest_rows("shop", simulator.simulate(seed=0, rows=1440), 0))
+    shuffled, later = rows
+    assert shuffled.f1_oracle > 0.8
+    assert later.f1_oracle < shuffled.f1_oracle - 0.2
+    assert shuffled.positive > 0
+    assert later.positive > 0
+    table = audit_table([row.record() for row in rows])
+    assert "| shop | random forest, faults | shuffled rows |" in table[2]
+
+
+def test_a_fault_that_no_metric_shows_is_found_only_by_leaking():
+    """Labels on rows of pure noise: a shuffled split finds them, a split in time does not."""
+    pytest.importorskip("sklearn")
+    frame = simulator.simulate(seed=1, rows=900, faults=(), deploys=())
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(900, 6)), axis=0)
+    labels = frame.labels
+    at = np.arange(900)
+    anomaly = (at % 60) < 12
+    fault = np.where(anomaly, at // 60, -1)
+    hidden = replace(labels, anomaly=anomaly, fault_id=fault, metric_visible=~anomaly)
+    frame = replace(frame.select(frame.names[:6]), values=walk, labels=hidden)
+    by_how = {row.how: row for row in forest_rows("noise", frame, 0) if "no metric" in row.scorer}
+    assert by_how["shuffled rows"].auc > 0.85
+    assert by_how["in time, with a gap"].auc < 0.65
+
+
+def test_regime_rows_need_a_workload():
+    """A recording without one is refused with what is missing."""
+    frame = simulator.simulate(seed=1, rows=200)
+    with pytest.raises(FrameError, match="no workload KPI"):
+        list(regime_rows("shop", frame.select(frame.names[:1]), frame.time[100], ()))
+
+
+@pytest.mark.data
+def test_the_audit_on_train_ticket(request):
+    """The number of calls alone ranks listed faults well on the whole day, and much less before 15:50 UTC."""
+    import os
+
+    from foreshock import sources
+    from foreshock.evaluate.audit import RECORDINGS, UNTIL
+
+    folder = os.environ.get("FORESHOCK_TEST_DATA", "")
+    path = Path(folder) / RECORDINGS["Train Ticket"]
+    if not folder or not path.is_file():
+        pytest.skip("needs the development recordings (FORESHOCK_TEST_DATA)")
+    whole, before = regime_rows("Train Ticket", sources.read(path), UNTIL, ())
+    assert whole.auc > 0.85
+    assert before.auc < 0.7
+
+
+def test_spans_of_a_series_are_its_faults(data):
+    """A run of ones is one fault."""
+    part = named_parts(SERIES, data, 20)["a"]()
+    assert part.faults == spans(part.frame.labels.anomaly)
