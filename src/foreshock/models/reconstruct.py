@@ -107,6 +107,7 @@ def moment_detector(
         network = model if isinstance(model, Moment) else load_moment(str(model), precision=precision)
     if not isinstance(model, Moment | Recogniser) and recognise and causal:
         recogniser = load_recogniser(find(str(model)), network)
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     settings = EvidenceOptions(**options) if recogniser is None else VigilOptions(**options)
     if settings.length > network.config.seq_len:
         raise ConfigError(

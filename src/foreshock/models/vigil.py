@@ -29,6 +29,7 @@ from foreshock.windows import PATCH, fill_forward, to_grid
 # (docs/log.md, 2026-11-26).
 SURPRISE: dict[str, Any] = {"trust_steps": 2, "tail_prior_steps": 240}
 LARGEST = 1e200  # squared step; sums of more would overflow
+SIGNALS = ("chance", "movement", "surprise")
 FIRST_USUAL = 32  # rows before any step is too wild to teach
 CELLS = 2**20  # values judged at once
 
@@ -45,6 +46,7 @@ class VigilOptions:
     wildest: float = 10.0  # times the usual squared step above which a step doesn't teach what is usual
     most: float = 100.0  # no movement counts as more than so many times the usual
     newest: float = 0.6  # what a row counts in services and system, the rows before it the rest
+    signals: tuple[str, ...] = SIGNALS  # fewer show what each is worth
     surprise: EvidenceOptions = field(default_factory=lambda: EvidenceOptions(**SURPRISE))
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class VigilOptions:
                 f"length {self.length} and block {self.block} must be multiples of {PATCH}, "
                 f"and the block at least {PATCH}."
             )
+        if unknown := [name for name in self.signals if name not in SIGNALS]:
+            raise ConfigError(f"there is no signal {unknown[0]!r}; known: {', '.join(SIGNALS)}.")
         if self.length <= self.block:
             raise ConfigError(f"the block ({self.block}) must be shorter than the length ({self.length}).")
 
@@ -184,20 +188,24 @@ class VigilStream:
         readings = [scan.push(filled) for scan in self.scans]
         chances = np.stack([r.chance for r in readings])
         surprise = self.surprise.push(dense, readings[0].expected)
-        return fuse(chances, self.movement.push(filled), surprise, self.options.most), readings[0].expected
+        return fuse(chances, self.movement.push(filled), surprise, self.options), readings[0].expected
 
 
-def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, most: float) -> np.ndarray:
+def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, o: VigilOptions) -> np.ndarray:
     """Evidence (n, K), 0 is calm.
 
     Args:
         chances: (scales, n, K), NaN where a scale has too little past; the others are averaged.
-        movement: (widths, n, K), 1 is usual; their sum counts up to `most`.
+        movement: (widths, n, K), 1 is usual; their sum counts up to `o.most`.
         surprise: (n, K), 0 is none, 1 as large as the past's large ones.
     """
     told = np.isfinite(chances)
     chance = np.where(told, chances, 0).sum(0) / np.maximum(told.sum(0), 1)
-    return np.asarray(chance * np.sqrt(np.minimum(movement.sum(0), most)) * (1 + surprise))
+    moved = np.sqrt(np.minimum(movement.sum(0), o.most))
+    factors = {"chance": chance, "movement": moved, "surprise": 1 + surprise}
+    if o.signals == ("surprise",):
+        return surprise
+    return np.asarray(np.prod([factors[name] for name in SIGNALS if name in o.signals], axis=0))
 
 
 class VigilDetector:
