@@ -20,7 +20,7 @@ from foreshock.models.recognise import Recogniser, scale_by_context, unbend
 from foreshock.windows import PATCH
 
 PHASES = 4
-AT_ONCE = 32  # windows a pass: 2,048 patches at 512 steps
+AT_ONCE = 64  # windows a pass: 2,048 patches at 256 steps, a fifth faster than half as many (AMX, 2026-11-26)
 GATHERED = 2048  # windows held at once: 8 MB of values
 LEAST_OBSERVED = PATCH  # steps of context below which nothing is said
 
