@@ -107,6 +107,21 @@ def test_state_of_another_config_is_refused(tmp_path: Path):
         pretrain(config)
 
 
+def test_a_run_goes_on_from_another_with_its_own_settings(tmp_path: Path):
+    """`after` takes over weights, averages and position; once there is a state of its own, that one counts."""
+    first = replace(TINY, steps=3, out=str(tmp_path / "a"))
+    pretrain(first)
+    lines = []
+    second = replace(TINY, rate=1e-4, out=str(tmp_path / "b"), after=first.out)
+    pretrain(second, on_step=lines.append)
+    assert lines[0]["step"] == 3
+    lines.clear()
+    pretrain(replace(second, steps=8), on_step=lines.append)
+    assert lines[0]["step"] == 6
+    with pytest.raises(ConfigError, match="no state"):
+        pretrain(replace(TINY, out=str(tmp_path / "c"), after=str(tmp_path / "nowhere")))
+
+
 def test_training_lowers_the_loss_and_the_checkpoint_is_small(tmp_path: Path):
     """Thirty steps help on a fixed batch, and what is stored is half precision in MOMENT's format."""
     config = replace(TINY, steps=40, rate=5e-3, ema=0.5, out=str(tmp_path), evaluate_windows=0)

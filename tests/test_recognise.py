@@ -22,7 +22,7 @@ from foreshock.models.recognise import (
     scale_by_context,
     unbend,
 )
-from foreshock.pretrain.anomalies import KINDS, UNSURE, WEIGHTS, AnomalyMix, plant
+from foreshock.pretrain.anomalies import KINDS, UNSURE, WEIGHTS, AnomalyMix, odd, plant
 
 TINY = MomentConfig(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2, seq_len=128, vocab_size=8)
 
@@ -159,3 +159,14 @@ def test_every_kind_changes_a_stretch(name: str):
         assert len(new) >= 1
         assert np.isfinite(new).all()
         assert not np.array_equal(new, series[150 : 150 + len(new)])
+
+
+def test_what_looks_odd_is_doubted():
+    """A jump and the steps after it are odd, noise is not; gaps are none."""
+    values = np.random.default_rng(9).normal(0, 1, (2, 200))
+    values[0, 100] = 40
+    values[1, 50:60] = np.nan
+    found = odd(values, 5.0)
+    assert found[0, 100:104].all()
+    assert found.mean() < 0.05
+    assert not found[1, 50:60].any()

@@ -22,6 +22,7 @@ from foreshock.errors import ConfigError
 
 UNSURE = -1  # label of a step that counts neither way
 SETTLING = 24  # steps after a lasting change that count neither way
+REACH = 4  # steps from an odd one on that are doubted
 LEAST_VISIBLE = 1.0  # change, in units of the noise, that makes a step anomalous
 
 
@@ -33,6 +34,7 @@ class AnomalyMix:
     most: int = 3  # anomalies a series
     lasting: float = 0.2  # share of series with a change that lasts, which is normal
     habitual: float = 0.15  # share of series with a peculiarity that keeps coming back, which is normal
+    doubt: float = 0.0  # robust spreads from which a real series' own oddities count neither way; 0 never
     size: float = 5.0  # median size in units of the series
     size_spread: float = 0.7  # of its logarithm
 
@@ -40,8 +42,10 @@ class AnomalyMix:
         for name in ("share", "lasting", "habitual"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"anomalies.{name} is {getattr(self, name)}; it is a share, 0 to 1.")
-        if self.most < 1 or self.size <= 0 or self.size_spread < 0:
-            raise ConfigError("anomalies.most must be at least 1, size above 0, size_spread 0 or more.")
+        if self.most < 1 or self.size <= 0 or self.size_spread < 0 or self.doubt < 0:
+            raise ConfigError(
+                "anomalies.most must be at least 1, size above 0, size_spread and doubt 0 or more."
+            )
 
 
 @dataclass(slots=True)
@@ -120,6 +124,28 @@ def plant(rng: Generator, clean: np.ndarray, context: np.ndarray, mix: AnomalyMi
     changed[gone] = np.nan
     usual[gone] = np.nan
     return changed.astype(np.float32), usual.astype(np.float32), label
+
+
+def odd(values: np.ndarray, spreads: float) -> np.ndarray:
+    """Steps far from their series' median, or far from the step before, and the few steps after them.
+
+    Args:
+        values: (N, L), NaN where not observed.
+        spreads: how many robust spreads are far.
+
+    Returns:
+        (N, L) bool.
+    """
+    filled = np.where(np.isfinite(values), values, _means(np.nan_to_num(values), np.isfinite(values)))
+    found = np.zeros(values.shape, bool)
+    for x in (filled, np.diff(filled, axis=1, prepend=filled[:, :1])):
+        far = np.abs(x - np.median(x, axis=1, keepdims=True))
+        half, most = np.quantile(far, [0.5, 0.9], axis=1)[..., None]
+        found |= far > spreads * np.maximum(half / 0.6745, 0.5 * most / 1.645)
+    reach = found.copy()
+    for back in range(1, REACH):
+        reach[:, back:] |= found[:, :-back]
+    return reach
 
 
 def _means(values: np.ndarray, seen: np.ndarray) -> np.ndarray:

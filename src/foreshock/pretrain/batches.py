@@ -12,7 +12,7 @@ import numpy as np
 
 from foreshock.errors import ConfigError
 from foreshock.pretrain import synthetic
-from foreshock.pretrain.anomalies import UNSURE, AnomalyMix, plant
+from foreshock.pretrain.anomalies import UNSURE, AnomalyMix, odd, plant
 from foreshock.pretrain.corpus import Corpus
 from foreshock.pretrain.masking import PATCH, MaskMix, draw_hidden
 
@@ -75,7 +75,7 @@ class Watched:
 def draw_batch(seed: int, step: int, plan: BatchPlan, mix: MaskMix, corpus: Corpus | None) -> Batch:
     """The batch of a step: the same for the same seed, whatever ran before."""
     rng = np.random.default_rng([seed, step])
-    values = _draw_series(rng, plan, corpus)
+    values, _ = _draw_series(rng, plan, corpus)
     rows, steps = values.shape
     values = np.where(rng.random((rows, 1)) < plan.held, hold(values), values)
     values = _pad(rng, values, plan)
@@ -86,12 +86,18 @@ def draw_batch(seed: int, step: int, plan: BatchPlan, mix: MaskMix, corpus: Corp
 
 
 def draw_watched(seed: int, step: int, plan: BatchPlan, mix: AnomalyMix, corpus: Corpus | None) -> Watched:
-    """The batch of a step for recognition: gaps are filled with the last value, as in scoring."""
+    """The batch of a step for recognition: gaps are filled with the last value, as in scoring.
+
+    Real series hold anomalies of their own that nobody labelled: with `mix.doubt`, what looks odd in them
+    counts neither way, so that the model does not learn to overlook it.
+    """
     rng = np.random.default_rng([seed, step, 1])
-    clean = _draw_series(rng, plan, corpus)
+    clean, real = _draw_series(rng, plan, corpus)
     rows, steps = clean.shape
     context = _context(rng, rows, steps)
     values, usual, label = plant(rng, clean, context, mix)
+    if mix.doubt and real:
+        label[:real][(label[:real] == 0) & odd(clean[:real], mix.doubt)] = UNSURE
     values = _pad(rng, hold(values), plan)
     observed = np.isfinite(values)
     usual = np.where(np.isfinite(usual), usual, values)  # a gap is filled in both or in neither
@@ -103,8 +109,11 @@ def draw_watched(seed: int, step: int, plan: BatchPlan, mix: AnomalyMix, corpus:
     )  # fmt: skip
 
 
-def _draw_series(rng: np.random.Generator, plan: BatchPlan, corpus: Corpus | None) -> np.ndarray:
-    """(N, L) real and made-up series, NaN where not observed; L is drawn, N follows from it."""
+def _draw_series(rng: np.random.Generator, plan: BatchPlan, corpus: Corpus | None) -> tuple[np.ndarray, int]:
+    """(N, L) real and made-up series, NaN where not observed, and how many real ones, which come first.
+
+    L is drawn, N follows from it.
+    """
     steps = _length(rng, plan)
     rows = max(1, plan.patches * PATCH // steps)
     real = 0 if corpus is None else int(rng.binomial(rows, plan.real))
@@ -114,7 +123,7 @@ def _draw_series(rng: np.random.Generator, plan: BatchPlan, corpus: Corpus | Non
         values[:real] *= np.where(rng.random((real, 1)) < 0.1, -1, 1)
     if rows > real:
         values[real:] = synthetic.draw(rng, rows - real, steps)
-    return values
+    return values, real
 
 
 def _context(rng: np.random.Generator, rows: int, steps: int) -> np.ndarray:

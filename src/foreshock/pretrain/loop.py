@@ -70,6 +70,7 @@ class PretrainConfig:
     """One pretraining run."""
 
     out: str = "runs/nano"  # folder of state, record and checkpoint
+    after: str = ""  # folder of another run whose state this one goes on from, with its own settings
     seed: int = 2026
     steps: int = 12000
     warm_up: int = 400
@@ -174,7 +175,12 @@ class _Run:
     def resume(self) -> None:
         """Read the last state if there is one; otherwise stay at step 0."""
         path = self.out / STATE
-        if not path.exists():
+        is_own = path.exists() or not self.config.after
+        if not is_own:
+            path = Path(self.config.after) / STATE
+            if not path.exists():
+                raise ConfigError(f"pretrain: after is {self.config.after!r}; there is no {STATE} in it.")
+        elif not path.exists():
             return
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -182,7 +188,7 @@ class _Run:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise OutputError(f"{path} can't be read ({error}); remove it to start again.") from error
-        if about.get("config") != _identity(self.config):
+        if is_own and about.get("config") != _identity(self.config):
             raise OutputError(
                 f"{path} belongs to another config; use another `out`, or remove the file to start again."
             )
@@ -382,7 +388,16 @@ def _use_bf16(precision: str) -> bool:
 def _identity(config: PretrainConfig) -> str:
     """A digest of all that shapes a run's weights; `steps` may change, to train longer."""
     kept = asdict(config)
-    for name in ("out", "steps", "compiled", "save_every", "evaluate_every", "evaluate_windows", "log_every"):
+    for name in (
+        "out",
+        "after",
+        "steps",
+        "compiled",
+        "save_every",
+        "evaluate_every",
+        "evaluate_windows",
+        "log_every",
+    ):
         del kept[name]
     kept["corpus"].pop("folder")
     kept["corpus"].pop("deny")
