@@ -108,7 +108,7 @@ def test_state_of_another_config_is_refused(tmp_path: Path):
 
 
 def test_a_run_goes_on_from_another_with_its_own_settings(tmp_path: Path):
-    """`after` takes over weights, averages and position; once there is a state of its own, that one counts."""
+    """`after` takes over weights, averages and position; a state of its own, once there, counts instead."""
     first = replace(TINY, steps=3, out=str(tmp_path / "a"))
     pretrain(first)
     lines = []
