@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 import foreshock
-from foreshock.calibrate import calibrate, calibrate_causal
-from foreshock.cli.steps import SETTLING_ROWS
+from foreshock.calibrate import calibrate_causal
+from foreshock.cli.steps import recording_threshold
+from foreshock.config import Settings
 from foreshock.decide import decide
 from foreshock.explain import explain
 from foreshock.frame import Frame
@@ -84,9 +85,8 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     began, cpu = time.perf_counter(), time.process_time()
     scores = detector.score(frame.without_labels())
     took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
-    early = np.arange(len(frame)) < SETTLING_ROWS
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
-    whole = calibrate(np.where(early, np.nan, scores.system), frame.step_s)
+    whole, _ = recording_threshold(scores, Settings())
     causal = calibrate_causal(scores.system, frame.step_s)
     by_threshold = {}
     for name, threshold in (("recording", whole), ("past", causal)):

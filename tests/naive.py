@@ -162,11 +162,10 @@ def matrix_profile(x, window):
     return np.array(both), np.array(left)
 
 
-def movement(values, widths, usual, block, wildest, first=32):
-    """foreshock.models.vigil.Movement, row by row: (T, K) → (widths, T, K)."""
-    rows, kpis = values.shape
-    out = np.zeros((len(widths), rows, kpis))
-    squared = np.zeros((rows, kpis))
+def movement(squared, widths, usual, block, wildest, first=32):
+    """foreshock.models.vigil.Movement, row by row: squares (T, K) → (T, K)."""
+    rows, kpis = squared.shape
+    out = np.zeros((rows, kpis))
     total, count, most = np.zeros(kpis), 0.0, np.full(kpis, np.inf)
     for row in range(rows):
         if row % block == 0:
@@ -174,11 +173,9 @@ def movement(values, widths, usual, block, wildest, first=32):
                 total, count = total * usual / count, float(usual)
             if count >= first:
                 most = np.where(total > 0, wildest * total / count, np.inf)
-        if row:
-            squared[row] = (values[row] - values[row - 1]) ** 2
         total, count = total + np.minimum(squared[row], most), count + 1
-        for i, width in enumerate(widths):
+        for width in widths:
             recent = squared[max(0, row - width + 1) : row + 1].sum(0) / width
             mean = total / count
-            out[i, row] = np.where(mean > 0, recent / np.where(mean > 0, mean, 1), 0)
+            out[row] += np.where(mean > 0, recent / np.where(mean > 0, mean, 1), 0)
     return out

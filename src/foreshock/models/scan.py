@@ -143,8 +143,10 @@ class Scan:
             # Always as many: a matrix product's last bits depend on its size, and a stream's must not.
             whole = np.resize(some, AT_ONCE)
             out[:, some] = self._pass(windows[whole], seen[whole], context)[:, : len(some)]
-        # What never moved is no anomaly, whatever comes later in the block.
-        out[0][enough[:, None] & ~(highest > lowest)] = 0
+        # What never moved is no anomaly, and nothing is told of it, whatever comes later in the block.
+        still = ~(highest > lowest)
+        out[0][still & enough[:, None]] = 0
+        out[1][still] = np.nan
         return out
 
     def _pass(self, windows: np.ndarray, seen: np.ndarray, context: int) -> np.ndarray:

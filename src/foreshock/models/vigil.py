@@ -1,10 +1,11 @@
 """The default detector: recognition at three scales, beside how much each KPI moves and how far it strays.
 
-For each KPI and row, evidence is the chance that recognition sees (the mean over 1, 4 and 16 rows a step)
-times how far the KPI's movement lately exceeds its usual movement, times one more than how surprising its
-value is after all its past surprises. Each alone is fooled: the network by shapes it never met, movement
-by every spike that comes back each hour, surprise by whatever wanders. Where they agree, something is
-going on. All of it is causal, and needs no label, no training and no threshold of its own.
+For each KPI and row, evidence is a product. The chance that recognition sees (the mean over 1, 4 and 16
+rows a step). How far the KPI's movement lately exceeds its usual movement: movement is the squared step from
+the row before, and the squared distance from what the network expected. How surprising its value is after
+all its past surprises. Each alone is fooled: the network by shapes it never met, movement by every spike
+that comes back each hour, surprise by whatever wanders. Where they agree, something is going on. All of it
+is causal, and needs no label, no training and no threshold of its own.
 
 Not here: the network (recognise), blocks and scales (scan), errors (surprise), pooling (scores).
 """
@@ -62,7 +63,7 @@ class VigilOptions:
 
 
 class Movement:
-    """Mean squared step of each KPI over the last rows, in units of what is usual for it.
+    """Mean of squares (steps, or errors) of each KPI over the last rows, in units of what is usual for it.
 
     What is usual is the mean over the past, single steps cut at `wildest` times the mean so far: an incident
     must not make the next one look calm.
@@ -70,33 +71,28 @@ class Movement:
 
     def __init__(self, options: VigilOptions) -> None:
         self.options = options
-        self.last: np.ndarray | None = None  # (K,) the newest row
-        self.steps: np.ndarray | None = None  # (max(widths), K) the newest squared steps
-        self.total: np.ndarray | None = None  # (K,) of squared steps, forgetting slowly
+        self.newest: np.ndarray | None = None  # (max(widths), K) the newest squares
+        self.total: np.ndarray | None = None  # (K,) of squares, forgetting slowly
         self.most: np.ndarray | None = None  # (K,) the largest step that teaches
         self.count = 0.0
         self.rows = 0
 
-    def push(self, filled: np.ndarray) -> np.ndarray:
-        """The next rows (n, K), NaN before a KPI's first value → (widths, n, K), 1 is usual."""
+    def push(self, squared: np.ndarray) -> np.ndarray:
+        """The next rows' squares (n, K) → (n, K), the sum over `widths`; 1 a width is usual."""
         o = self.options
-        longest, kpis = max(o.widths), filled.shape[1]
-        if self.last is None or self.steps is None or self.total is None:
-            self.last, self.steps = np.full(kpis, np.nan), np.zeros((longest, kpis))
-            self.total = np.zeros(kpis)
-        with np.errstate(over="ignore"):
-            squared = np.nan_to_num(np.diff(filled, axis=0, prepend=self.last[None])) ** 2
-        squared = np.minimum(squared, LARGEST)
-        known = np.concatenate([self.steps, squared])
+        longest, kpis = max(o.widths), squared.shape[1]
+        if self.newest is None or self.total is None:
+            self.newest, self.total = np.zeros((longest, kpis)), np.zeros(kpis)
+        known = np.concatenate([self.newest, squared])
         sums = np.cumsum(known, 0)
-        recent = np.stack([(sums[longest:] - sums[longest - w : -w]) / w for w in o.widths])
+        recent = np.sum([(sums[longest:] - sums[longest - w : -w]) / w for w in o.widths], axis=0)
         usual = self._usual(squared)
-        self.last, self.steps = filled[-1], known[-longest:]
+        self.newest = known[-longest:]
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.maximum(np.nan_to_num(recent / usual), 0))
 
     def _usual(self, squared: np.ndarray) -> np.ndarray:
-        """The mean squared step up to each row, (n, K)."""
+        """The mean square up to each row, (n, K)."""
         out, at = np.empty_like(squared), 0
         assert self.total is not None
         while at < len(squared):
@@ -133,7 +129,7 @@ class VigilStream:
         self.lasting: np.ndarray | None = None  # (K,) running mean of the evidence
         o = options
         self.scans = [Scan(recogniser, f, o.length, o.block) for f in o.scales]
-        self.movement = Movement(o)
+        self.steps, self.misses = Movement(o), Movement(o)
         self.surprise = Surprise(o.surprise)
 
     def push(self, piece: Frame) -> Scores:
@@ -183,12 +179,23 @@ class VigilStream:
     def _judge(self, dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Evidence and expectation of the next slots (n, K), NaN where nobody observed."""
         before = np.full(dense.shape[1], np.nan) if self.newest is None else self.newest
-        filled = fill_forward(np.concatenate([before[None], dense]).T).T[1:]
+        known = fill_forward(np.concatenate([before[None], dense]).T).T
+        filled = known[1:]
         self.newest = filled[-1]
         readings = [scan.push(filled) for scan in self.scans]
         chances = np.stack([r.chance for r in readings])
-        surprise = self.surprise.push(dense, readings[0].expected)
-        return fuse(chances, self.movement.push(filled), surprise, self.options), readings[0].expected
+        expected = readings[0].expected
+        steps = squares(np.diff(known, axis=0))
+        misses = np.where(np.isfinite(expected), squares(filled - expected), steps)
+        movement = (self.steps.push(steps) + self.misses.push(misses)) / 2
+        surprise = self.surprise.push(dense, expected)
+        return fuse(chances, movement, surprise, self.options), expected
+
+
+def squares(values: np.ndarray) -> np.ndarray:
+    """Squares, 0 for NaN, cut where sums would overflow."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.minimum(np.nan_to_num(values) ** 2, LARGEST))
 
 
 def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, o: VigilOptions) -> np.ndarray:
@@ -196,15 +203,17 @@ def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, o: Vig
 
     Args:
         chances: (scales, n, K), NaN where a scale has too little past; the others are averaged.
-        movement: (widths, n, K), 1 is usual; their sum counts up to `o.most`.
+        movement: (n, K), as many as there are widths is usual; counts up to `o.most`.
         surprise: (n, K), 0 is none, 1 as large as the past's large ones.
     """
     told = np.isfinite(chances)
     chance = np.where(told, chances, 0).sum(0) / np.maximum(told.sum(0), 1)
-    moved = np.sqrt(np.minimum(movement.sum(0), o.most))
-    factors = {"chance": chance, "movement": moved, "surprise": 1 + surprise}
-    if o.signals == ("surprise",):
-        return surprise
+    moved = np.sqrt(np.minimum(movement, o.most))
+    factors = {
+        "chance": chance,
+        "movement": moved,
+        "surprise": surprise if o.signals == ("surprise",) else 1 + surprise,
+    }
     return np.asarray(np.prod([factors[name] for name in SIGNALS if name in o.signals], axis=0))
 
 
