@@ -17,10 +17,10 @@ from foreshock.cli.steps import (
     Scorer,
     calibrator_of,
     detector_of,
+    fixed_threshold,
     piece_rows,
     read_options,
     read_whole,
-    recording_threshold,
     require_fit,
     running,
     total_rows,
@@ -127,7 +127,7 @@ def scored(input: str, resolved: Resolved, run: Run, console: Console) -> Iterat
     frame = read_whole(input, settings, console).without_labels()
     require_fit(frame, settings)
     scores = detector_of(resolved, run, console).score(frame)
-    threshold, _ = recording_threshold(scores, settings)
+    threshold = fixed_threshold(scores, settings)
     decider = Decider(scores.step_s, settings.rules)
     decider.push(scores, threshold)
     yield Scored(scores, threshold.high, decider.inside)
