@@ -30,6 +30,7 @@ from foreshock.windows import PATCH, fill_forward, to_grid
 # (docs/log.md, 2026-11-26).
 SURPRISE: dict[str, Any] = {"trust_steps": 2, "tail_prior_steps": 240}
 LARGEST = 1e200  # squared step; sums of more would overflow
+SURE = 0.3  # chance that counts half: beyond, more of it tells little more; docs/log.md, 2026-11-26
 SIGNALS = ("chance", "movement", "surprise")
 FIRST_USUAL = 32  # rows before any step is too wild to teach
 CELLS = 2**20  # values judged at once
@@ -210,7 +211,7 @@ def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, o: Vig
     chance = np.where(told, chances, 0).sum(0) / np.maximum(told.sum(0), 1)
     moved = np.sqrt(np.minimum(movement, o.most))
     factors = {
-        "chance": chance,
+        "chance": chance / (chance + SURE),
         "movement": moved,
         "surprise": surprise if o.signals == ("surprise",) else 1 + surprise,
     }
