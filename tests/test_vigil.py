@@ -117,3 +117,18 @@ def test_other_kpis_are_refused(detector: VigilDetector):
     stream.push(f.rows(slice(0, 50)))
     with pytest.raises(FrameError, match="stream's 4"):
         stream.push(f.select(f.names[:2]).rows(slice(50, 60)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_wild_values_are_only_large(detector: VigilDetector):
+    """The largest and the smallest floats, infinities and one blip after zeros: finite scores, no warning."""
+    f = frame(200, 5)
+    f.values[150:153, 0], f.values[170, 0] = 1e308, -1e308
+    f.values[:, 1] = 0.0
+    f.values[180, 1] = 1.0
+    f.values[:, 3] *= 1e-300
+    f.values[100:110, 4] = np.inf
+    scores = detector.score(f)
+    assert np.isfinite(scores.system).all()
+    assert scores.kpis[150, 0] > np.nanmax(scores.kpis[:150, 0])
+    assert np.isnan(scores.kpis[100:110, 4]).all()

@@ -29,7 +29,7 @@ from foreshock.windows import PATCH, fill_forward, to_grid
 # Little history has to do here, since two other signals must agree: Online Boutique's first hundred rows
 # (docs/log.md, 2026-11-26).
 SURPRISE: dict[str, Any] = {"trust_steps": 2, "tail_prior_steps": 240}
-LARGEST = 1e200  # squared step; sums of more would overflow
+LARGEST = 1e30  # no KPI is larger; squares and sums of more would overflow
 SURE = 0.3  # chance that counts half: beyond, more of it tells little more; docs/log.md, 2026-11-26
 SIGNALS = ("chance", "movement", "surprise")
 FIRST_USUAL = 32  # rows before any step is too wild to teach
@@ -141,7 +141,7 @@ class VigilStream:
         """
         require_later(piece, None if self.clock is None else self.clock[1])
         self._begin(piece)
-        values = np.where(np.isfinite(piece.values), piece.values, np.nan)
+        values = np.where(np.isfinite(piece.values), np.clip(piece.values, -LARGEST, LARGEST), np.nan)
         grid = to_grid(piece.time_ns, self.step_s, self.clock, self.options.length)
         first = 0 if self.clock is None else self.clock[0] + 1
         evidence = np.zeros(values.shape, np.float32)
@@ -194,9 +194,8 @@ class VigilStream:
 
 
 def squares(values: np.ndarray) -> np.ndarray:
-    """Squares, 0 for NaN, cut where sums would overflow."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.minimum(np.nan_to_num(values) ** 2, LARGEST))
+    """Squares, 0 for NaN."""
+    return np.asarray(np.nan_to_num(values) ** 2)
 
 
 def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, o: VigilOptions) -> np.ndarray:
