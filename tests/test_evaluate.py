@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from foreshock import models
 from foreshock.cli import run
-from foreshock.errors import ConfigError, FrameError, InputError, SourceError
+from foreshock.errors import ConfigError, FrameError, InputError, OutputError, SourceError
 from foreshock.evaluate import (
     DataSet,
     DetectorChoice,
@@ -380,6 +380,15 @@ def test_a_broken_line_in_the_middle_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"r\.jsonl:2: this line is no record"):
         Records(path)
     assert path.read_text().count("\n") == 3
+
+
+def test_two_runs_never_write_one_file(tmp_path):
+    """The second is refused while the first writes, and not afterwards."""
+    pytest.importorskip("fcntl")
+    with Records(tmp_path / "r.jsonl"), pytest.raises(OutputError, match="being written by another run"):
+        Records(tmp_path / "r.jsonl")
+    with Records(tmp_path / "r.jsonl") as file:
+        assert file.lines == []
 
 
 @pytest.fixture

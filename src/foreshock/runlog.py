@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from foreshock.errors import InputError, OutputError
 
@@ -349,18 +349,19 @@ class Records:
 
     Raises:
         InputError: a line before the last is no JSON object.
-        OutputError: the file can't be written.
+        OutputError: the file can't be written, or another run writes it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            raw = self.path.read_bytes() if self.path.exists() else b""
+            self._file = self.path.open("a+b")
+            _lock(self._file, self.path)
+            self._file.seek(0)
+            raw = self._file.read()
             self.lines, whole, self.dropped_bytes = _whole_lines(raw, self.path)
-            self._file = self.path.open("r+b" if self.path.exists() else "x+b")
             self._file.truncate(whole)
-            self._file.seek(whole)
             if whole and raw[whole - 1 : whole] != b"\n":
                 self._file.write(b"\n")
         except OSError as error:
@@ -389,6 +390,19 @@ class Records:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep a second run off the file; where the system has no such locks, nobody does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OutputError(f"{path} is being written by another run; wait, or choose another --out.") from None
 
 
 def _whole_lines(raw: bytes, path: Path) -> tuple[list[dict[str, Any]], int, int]:

@@ -43,7 +43,7 @@ class DataSet:
     origin: str = ""  # what contamination knows it by; the name in lower case unless given
     limit: int | None = None  # so many series, evenly over those that have an event to find
     rows: int | None = None  # at most so many rows of each, around an event
-    split: Literal["own", "time", "none"] = "own"  # none: nothing held back, detectors learn as they go
+    split: Literal["own", "time", "none"] = "own"  # as the data say, else in time; none: nothing held back
     until: str = ""  # rows from this stamp on are not judged
     step_s: float | None = None  # seconds between rows, where the stamps don't say
     timestamp: str = ""  # the time column, if it has an unusual name
@@ -375,7 +375,7 @@ def part_of(data: DataSet, series: str, frame: Frame, train_end: int | None, gap
     first = 0
     if data.split == "none":
         gap_rows = 0
-    elif train_end is None:
+    elif train_end is None or data.split == "time":
         gap_rows = min(gap_rows, rows // 20)
         parts = split(frame, gap_rows=gap_rows)
         train = slice(0, len(parts.train))
