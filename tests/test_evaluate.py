@@ -32,7 +32,7 @@ from foreshock.evaluate import (
 )
 from foreshock.evaluate.audit import forest_rows, regime_rows
 from foreshock.evaluate.parts import stretch
-from foreshock.evaluate.tables import latest
+from foreshock.evaluate.tables import event_table, latest
 from foreshock.metrics import spans
 from foreshock.runlog import Records
 from foreshock.sources import simulator
@@ -556,6 +556,24 @@ def test_what_was_measured_anew_replaces_the_old():
     """The last record of a detector, series and seed counts."""
     records = [made_record("random", "a", 0.1), made_record("random", "a", 0.7)]
     assert [r["metrics"]["vus_pr"] for r in latest(records)] == [0.7]
+
+
+def test_a_fault_counts_once_however_many_seeds():
+    """Three seeds on two faults are two faults, and the interval is that of two."""
+    records = []
+    for seed, found in enumerate(([1, 0], [1, 0], [1, 1])):
+        record = made_record("random", "a", 0.1, seed=seed)
+        figures = record["thresholds"]["past"] | {"found": found}
+        records.append(record | {"thresholds": {"validation": figures, "past": figures}})
+    (row,) = [line for line in event_table(records, "x") if line.startswith("| *random*")]
+    assert row.startswith("| *random* | 2 | 0.67 [0.33, 1.00] |")
+
+
+def test_a_series_cut_elsewhere_is_never_paired():
+    """The same name with other rows is another series."""
+    records = [made_record("foreshock", "a", 0.5, data_sha256="1" * 64)]
+    records += [made_record("random", "a", 0.1, data_sha256="2" * 64)]
+    assert paired_rows(records, "vus_pr", "foreshock") == []
 
 
 def test_contaminated_cells_are_marked():

@@ -91,13 +91,16 @@ def _about(records: Sequence[Record]) -> list[str]:
 
 
 def by_series(records: Iterable[Record], metric: str) -> dict[str, dict[tuple[str, str], float]]:
-    """detector → (data set, series) → the metric, the mean over seeds; undefined figures are left out."""
+    """detector → (data set, series) → the metric, the mean over seeds; undefined figures are left out.
+
+    A series that was cut elsewhere is another series: its name goes with the hash of what was judged.
+    """
     gathered: dict[str, dict[tuple[str, str], list[float]]] = {}
     for r in records:
         value = r["metrics"].get(metric)
         if value is not None:
-            place = gathered.setdefault(r["detector"], {}).setdefault((r["data"], r["series"]), [])
-            place.append(value)
+            series = f"{r['series']} {r.get('data_sha256', '')[:12]}"
+            gathered.setdefault(r["detector"], {}).setdefault((r["data"], series), []).append(value)
     return {
         detector: {place: float(np.mean(values)) for place, values in found.items()}
         for detector, found in gathered.items()
@@ -263,14 +266,13 @@ def event_table(records: Sequence[Record], title: str) -> list[str]:
         cells = [_title(detector, records)]
         for which, name in enumerate(("fixed", "past")):
             counted = [_threshold_of(r, name) for r in here]
-            seeds = len({r["seed"] for r in here})
-            found = np.concatenate([np.asarray(c["found"], float) for c in counted])
+            found = _found(here, counted)
             hours = sum(c["hours"] for c in counted)
             false = sum(c["false_alarms"] for c in counted)
             alarms = sum(c["alarms"] for c in counted)
             delays = [d for c in counted for d in c["delays_s"]]
             if which == 0:
-                cells.append(f"{len(found) / seeds:.0f}")
+                cells.append(str(len(found)))
             recall = interval(found)
             share = f"{recall.mean:.2f} [{recall.low:.2f}, {recall.high:.2f}]" if len(found) else DASH
             cells += [
@@ -285,7 +287,17 @@ def event_table(records: Sequence[Record], title: str) -> list[str]:
 
 def _asked(records: Iterable[Record]) -> str:
     asked = sorted({r["thresholds"]["past"]["false_alarms_asked_per_day"] for r in records})
-    return " or ".join(f"{n:g}" for n in asked) + " false alarms a day"
+    many = "" if asked == [1] else "s"
+    return " or ".join(f"{n:g}" for n in asked) + f" false alarm{many} a day"
+
+
+def _found(records: Sequence[Record], counted: Sequence[Record]) -> np.ndarray:
+    """For each fault once: the share of seeds that found it."""
+    by_series: dict[tuple[str, str], list[list[int]]] = {}
+    for r, c in zip(records, counted, strict=True):
+        by_series.setdefault((r["data"], r["series"]), []).append(c["found"])
+    shares = [np.mean(np.asarray(seeds, float), axis=0) for seeds in by_series.values()]
+    return np.concatenate(shares) if shares else np.zeros(0)
 
 
 def _threshold_of(record: Record, name: str) -> Record:
