@@ -293,9 +293,10 @@ def _asked(records: Iterable[Record]) -> str:
 
 def _found(records: Sequence[Record], counted: Sequence[Record]) -> np.ndarray:
     """For each fault once: the share of seeds that found it."""
-    by_series: dict[tuple[str, str], list[list[int]]] = {}
+    by_series: dict[tuple[str, ...], list[list[int]]] = {}
     for r, c in zip(records, counted, strict=True):
-        by_series.setdefault((r["data"], r["series"]), []).append(c["found"])
+        place = (r["data"], r["series"], r.get("data_sha256", ""))
+        by_series.setdefault(place, []).append(c["found"])
     shares = [np.mean(np.asarray(seeds, float), axis=0) for seeds in by_series.values()]
     return np.concatenate(shares) if shares else np.zeros(0)
 
