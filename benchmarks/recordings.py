@@ -28,7 +28,7 @@ import torch
 
 import foreshock
 from foreshock.calibrate import calibrate_causal
-from foreshock.cli.steps import recording_threshold
+from foreshock.cli.steps import fixed_threshold
 from foreshock.config import Settings
 from foreshock.decide import decide
 from foreshock.explain import explain
@@ -86,7 +86,7 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     scores = detector.score(frame.without_labels())
     took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
-    whole, _ = recording_threshold(scores, Settings())
+    whole = fixed_threshold(scores, Settings())
     causal = calibrate_causal(scores.system, frame.step_s)
     by_threshold = {}
     for name, threshold in (("recording", whole), ("past", causal)):

@@ -364,23 +364,6 @@ class CausalCalibrator:
         )  # fmt: skip
 
 
-def lower(fixed: Threshold, causal: CausalThreshold) -> CausalThreshold:
-    """The lower of two thresholds at each row, for a finished recording.
-
-    One that knows the whole recording sees what came before the first quiet hour; one that knows the past
-    is not raised by what came later, a new regime above all. Calibrate each with half of the promise.
-    """
-    with np.errstate(invalid="ignore"):
-        scale = np.where(causal.high < fixed.high, causal.scale, fixed.scale)
-    return replace(
-        causal,
-        high=np.minimum(causal.high, fixed.high),
-        at_once=np.minimum(causal.at_once, fixed.at_once),
-        low=np.minimum(causal.low, fixed.low),
-        scale=scale,
-    )
-
-
 def calibrate_causal(
     scores: np.ndarray,
     step_s: float,

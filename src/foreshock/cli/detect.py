@@ -16,9 +16,9 @@ from foreshock.cli.steps import (
     Scorer,
     calibrator_of,
     detector_of,
+    fixed_threshold,
     mended,
     read_options,
-    recording_threshold,
     require_fit,
     running,
 )
@@ -113,9 +113,7 @@ def detect(
             "detector": scores.detector,
             "causal": scores.causal,
             "threshold": None if level is None else level.to_dict(),
-            "threshold_from": "the rows before each"
-            if as_live
-            else "the whole recording, unlabelled, and the rows before each; half of the promise for either",
+            "threshold_from": "the rows before each" if as_live else "the whole recording, unlabelled",
             "repairs": list(repairs),
             "incidents": incidents,
             "report": None if report is None else str(report),
@@ -143,13 +141,14 @@ def thresholds(
 ) -> tuple[Threshold | CausalThreshold, Threshold | None]:
     """The threshold of each row, and the last one learned, for words about the promise.
 
-    As if live, each row has the threshold that was known before it, which is what `foreshock score` writes;
-    in a finished recording all its unlabelled scores have a say besides.
+    A finished recording has one threshold, from all its unlabelled scores; as if live, each row has the
+    one that was known before it, which is what `foreshock score` writes.
     """
     if as_live:
         causal = calibrator_of(settings, scores.step_s).push(scores.system)
         return causal, causal.last
-    return recording_threshold(scores, settings)
+    fixed = fixed_threshold(scores, settings)
+    return fixed, fixed
 
 
 def _iso(time_ns: Any) -> str:

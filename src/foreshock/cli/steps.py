@@ -13,7 +13,7 @@ from foreshock.cli.console import Console
 from foreshock.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
-    from foreshock.calibrate import CausalCalibrator, CausalThreshold, Threshold
+    from foreshock.calibrate import CausalCalibrator, Threshold
     from foreshock.config import Resolved, Settings
     from foreshock.frame import Frame
     from foreshock.runlog import RunLog
@@ -200,32 +200,6 @@ def calibrator_of(settings: Settings, step_s: float) -> CausalCalibrator:
         confirm_s=rules.confirm_s,
         confirm_share=rules.confirm_share,
     )
-
-
-def recording_threshold(scores: Scores, settings: Settings) -> tuple[CausalThreshold, Threshold]:
-    """Each row's threshold in a recording that lies in the past, and the one from all of it; reads no label.
-
-    The lower of two at each row, each with half of the promised false alarms: the one from all scores, and
-    the one from the scores before the row. On Train Ticket's 872 KPIs the first alone finds none of four
-    faults, since a change of regime in the evening raises it, both together three; on Online Boutique the
-    second alone finds 12 of 24, both 18 (docs/log.md, 2026-11-26).
-    """
-    from dataclasses import replace
-
-    from foreshock.calibrate import lower
-
-    per_day = settings.threshold.false_alarms_per_day / 2
-    halved = replace(settings.threshold, false_alarms_per_day=per_day)
-    half = settings.model_copy(update={"threshold": halved})
-    fixed = fixed_threshold(scores, half)
-    both = lower(fixed, calibrator_of(half, scores.step_s).push(scores.system))
-    promised = replace(
-        fixed,
-        false_alarms_per_day=settings.threshold.false_alarms_per_day,
-        promised_per_day=2 * fixed.promised_per_day,
-        reason=f"half of the promise from the whole recording: {fixed.reason}; the other half from the past",
-    )
-    return both, promised
 
 
 def fixed_threshold(scores: Scores, settings: Settings) -> Threshold:
