@@ -521,6 +521,19 @@ def test_simulate_makes_a_readable_recording(ask, tmp_path):
     assert "100 rows" in ask("inspect", tmp_path / "recording.parquet")[1]
 
 
+def test_simulate_knows_its_systems(ask, tmp_path):
+    """Train Ticket unless asked otherwise; Parquet alone when no CSV is wanted; a mistake is named."""
+    code, out, _ = ask("simulate", "--out", tmp_path / "a", "--rows", 60, "--no-csv", "--json")
+    facts = json.loads(out)
+    assert (code, facts["system"], facts["kpis"], facts["rows"]) == (0, "trainticket", 88, 60)
+    assert not (tmp_path / "a" / "recording.csv").exists()
+    out = ask("simulate", "--out", tmp_path / "b", "--rows", 60, "--system", "shop", "--json")[1]
+    assert json.loads(out)["kpis"] == 50
+    code, _, err = ask("simulate", "--out", tmp_path / "c", "--system", "shops")
+    assert code == 2
+    assert "did you mean 'shop'?" in err
+
+
 # ---------------------------------------------------------------------------- weights, training, the machine
 
 

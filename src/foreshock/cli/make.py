@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from json import loads
 from pathlib import Path
@@ -16,26 +17,60 @@ from foreshock.errors import OutputError
 
 def simulate(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the recording.")],
+    system: Annotated[
+        str, typer.Option(help="trainticket (88 KPIs), trainticket-all (168) or shop (50).")
+    ] = "trainticket",
     seed: Annotated[int, typer.Option(help="The same seed gives the same recording.", min=0)] = 0,
-    rows: Annotated[int, typer.Option(help="How many rows.", min=1, max=10_000_000)] = 2880,
-    step: Annotated[float, typer.Option(metavar="SECONDS", help="Time between two rows.", min=0.001)] = 30.0,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            help="How many rows; by default 11520 (Train Ticket: every kind of fault) or 2880 (shop).",
+            min=1,
+            max=100_000_000,
+        ),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time between two rows; by default 15 (Train Ticket) or 30 (shop).",
+            min=0.001,
+        ),
+    ] = None,
+    csv: Annotated[
+        bool, typer.Option("--csv/--no-csv", help="Write recording.csv beside the Parquet.")
+    ] = True,
     force: options.Force = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Make a recording of a simulated system with planted faults and their labels."""
     from foreshock.sources import simulator
 
-    plan = simulator.make_plan(seed=seed, rows=rows, step_s=step)
-    paths = simulator.write(simulator.blocks(plan), out, force=force)
+    usual = simulator.usual(system)
+    rows = usual.rows if rows is None else rows
+    plan = simulator.make_plan(
+        seed=seed, rows=rows, step_s=usual.step_s if step is None else step, system=usual.system
+    )
+    console = Console(json, quiet)
+    with console.progress("rows", rows) as advance:
+
+        def counted() -> Iterator[Any]:
+            for piece in simulator.blocks(plan):
+                yield piece
+                advance(len(piece))
+
+        paths = simulator.write(counted(), out, force=force, plan=plan, csv=csv)
     files = [str(path) for path in paths]
     facts = {
         "files": files,
+        "system": system,
         "rows": rows,
         "kpis": len(plan.kpis),
         "seed": seed,
-        "faults": loads(paths[2].read_text("utf-8")),
+        "faults": loads(paths[-2].read_text("utf-8")),
     }
-    Console(json).result(facts, "\n".join(files))
+    console.result(facts, "\n".join(files))
 
 
 def pretrain(

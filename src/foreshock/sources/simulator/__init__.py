@@ -1,12 +1,13 @@
-"""A seeded shop of microservices with planted faults, for the demo and for tests.
+"""Seeded recordings of microservices with planted faults: Train Ticket, and a small shop for the demo.
 
 Load enters at the front door and travels down the call graph; waiting travels back up. A fault only
 changes a cause (stolen cores, a slow network, a slow query, ...), and one queueing model decides what
 every KPI shows. Nothing is drawn on a column.
 
-The quiet statistics follow recordings of real shops: CPU close to white and lognormal, memory a slow
-ramp that a deploy resets, latencies quantised by histogram buckets and missing when nobody called,
-counts that are mostly 0, lost scrapes, and deploys that nobody labelled.
+The quiet statistics follow recordings of real systems: CPU close to white and lognormal, memory a slow
+ramp that a deploy resets, latencies quantised by histogram buckets and missing when nobody called, lost
+scrapes, deploys and changes of the traffic that nobody labelled. benchmarks/simulator_likeness.py says how
+far that goes.
 
 Any number of rows comes in blocks, each seeded by its own number: a longer recording begins with the
 shorter one.
@@ -14,24 +15,31 @@ shorter one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from foreshock.errors import InputError
 from foreshock.frame import Frame, Labels
-from foreshock.sources.simulator.faults import FAULTS, Deploy, Fault, strength
-from foreshock.sources.simulator.flow import flow
+from foreshock.sources.simulator.faults import FAULTS, RAMPS, Deploy, Fault, Regime, State, strike
+from foreshock.sources.simulator.flow import Flow, flow
 from foreshock.sources.simulator.labels import label, planted, write
-from foreshock.sources.simulator.observe import observe, quiet_state
+from foreshock.sources.simulator.observe import observe
 from foreshock.sources.simulator.plan import (
     DEMO_START_NS,
     Plan,
     describe,
     draw_deploys,
     draw_faults,
+    draw_regimes,
     make_plan,
 )
+from foreshock.sources.simulator.quiet import quiet_state
+from foreshock.sources.simulator.scrape import scrape
 from foreshock.sources.simulator.system import SHOP, Call, Service, System
+from foreshock.sources.simulator.trainticket import TRAINTICKET, TRAINTICKET_ALL
 
 BLOCK_ROWS = 2048  # rows made at once; part of the seed's meaning, so never change it lightly
 
@@ -39,24 +47,71 @@ __all__ = [
     "BLOCK_ROWS",
     "DEMO_START_NS",
     "FAULTS",
+    "RAMPS",
     "SHOP",
+    "SYSTEMS",
+    "TRAINTICKET",
+    "TRAINTICKET_ALL",
     "Call",
     "Deploy",
     "Fault",
     "Plan",
+    "Regime",
     "Service",
     "System",
+    "Usual",
     "blocks",
     "demo",
     "describe",
     "draw_deploys",
     "draw_faults",
+    "draw_regimes",
     "join",
     "make_plan",
     "planted",
     "simulate",
+    "usual",
     "write",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """A system, and how much of it one usually wants."""
+
+    system: System
+    rows: int
+    step_s: float
+    says: str
+
+
+# 48 hours hold all 14 kinds of fault, however they are drawn.
+SYSTEMS = {
+    "trainticket": Usual(TRAINTICKET, 11_520, 15.0, "88 KPIs: 21 services and the front door"),
+    "trainticket-all": Usual(TRAINTICKET_ALL, 11_520, 15.0, "168 KPIs: all 41 services, idle ones too"),
+    "shop": Usual(SHOP, 2880, 30.0, "50 KPIs: the ten services of the demo"),
+}
+
+
+def usual(name: str) -> Usual:
+    """A system by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in SYSTEMS:
+        near = difflib.get_close_matches(name, SYSTEMS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        told = ", ".join(f"{n} ({u.says})" for n, u in SYSTEMS.items())
+        raise InputError(f"there is no system {name!r}; {hint}There are {told}.")
+    return SYSTEMS[name]
+
+
+# What each system's monitoring shows of the settled world.
+_MONITORING: dict[str, Callable[[Plan, State, Flow, np.ndarray, np.random.Generator], np.ndarray]] = {
+    "shop": observe,
+    "trainticket": scrape,
+}
 
 
 def simulate(
@@ -68,18 +123,23 @@ def simulate(
     deploys: Sequence[Deploy] | None = None,
     system: System = SHOP,
     start_ns: int = DEMO_START_NS,
+    regimes: Sequence[Regime] | None = None,
+    steady: bool = False,
 ) -> Frame:
     """A recording of `rows` rows, with its labels.
 
     Args:
         faults: what to plant; None draws some (`draw_faults`), an empty sequence plants none.
         deploys: unlabelled level shifts; None draws about three a day.
+        regimes: unlabelled changes of the traffic; None draws about one a day for Train Ticket.
+        steady: the same load all day, instead of a day's curve.
 
     Example:
         >>> simulate(seed=1, rows=300, faults=()).values.shape
         (300, 50)
     """
-    return join(list(blocks(make_plan(seed, rows, step_s, faults, deploys, system, start_ns))))
+    plan = make_plan(seed, rows, step_s, faults, deploys, system, start_ns, regimes, steady)
+    return join(list(blocks(plan)))
 
 
 def demo() -> Frame:
@@ -106,11 +166,9 @@ def blocks(plan: Plan) -> Iterator[Frame]:
         middle_s = (first + np.arange(BLOCK_ROWS) + 0.5) * plan.step_s
         rng = np.random.default_rng([plan.seed, 3, number])
         state = quiet_state(plan, middle_s, rng)
-        for fault in plan.faults:
-            x = strength(fault, middle_s)
-            if x.any():
-                FAULTS[fault.kind](state, plan.system.index[fault.service], x, fault.size)
-        values = observe(plan, state, *flow(plan.system, state), middle_s, rng)
+        for _, fault in plan.faults_between(middle_s[0], middle_s[-1]):
+            strike(state, plan.system.index[fault.service], fault, middle_s)
+        values = _MONITORING[plan.system.name](plan, state, flow(plan.system, state), middle_s, rng)
         # A row is stamped with its end, as a scrape is: the row at t covers (t - step, t].
         stamps = plan.start_ns + np.round((first + 1 + np.arange(keep)) * plan.step_s * 1e9).astype(np.int64)
         labels = label(plan, middle_s[:keep])
