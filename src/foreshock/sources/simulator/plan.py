@@ -114,7 +114,7 @@ def draw_faults(seed: int, length_s: float, system: System = SHOP) -> tuple[Faul
     front = system.entrance or system.services[0].name
     at = 7200 + rng.uniform(0, 3600)
     while True:
-        kinds = kinds or [str(k) for k in rng.permutation(sorted(FAULTS))]
+        kinds = kinds or [str(k) for k in rng.permutation(sorted(system.kinds or FAULTS))]
         kind = kinds.pop()
         places = (front,) if kind == "traffic_surge" else system.roots.get(kind, anywhere)
         service = places[int(rng.integers(len(places)))]

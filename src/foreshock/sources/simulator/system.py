@@ -56,6 +56,7 @@ class System:
     name: str = "shop"
     entrance: str = ""  # the service a surge of traffic is named after; "" is services[0]
     watched: tuple[str, ...] = ()  # services that have KPI columns; () is all
+    kinds: tuple[str, ...] = ()  # kinds of fault that are drawn; () is all
     roots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # fault kind -> where it is drawn
 
     @cached_property
@@ -109,5 +110,14 @@ SHOP = System(
         Call("orders", "accounts", 1.0),
         Call("orders", "notify", 0.15),
     ),
-    roots={"dns_failure": ("web", "search", "basket", "checkout", "orders")},
+    kinds=(
+        "cpu_contention",
+        "cpu_throttling",
+        "memory_leak",
+        "network_delay",
+        "slow_query",
+        "service_crash",
+        "error_storm",
+        "traffic_surge",
+    ),
 )
