@@ -36,6 +36,7 @@ ALLOWED = {
     "rich": ("cli/",),
     "jinja2": ("report.py", "report/"),
     "sklearn": ("models/classical.py", "momentfm/"),
+    "peft": ("models/finetune.py",),
     "pyod": ("models/classical.py",),
     "huggingface_hub": ("models/weights.py",),
     "pynvml": ("memory.py",),

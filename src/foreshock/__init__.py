@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from foreshock.frame import Labels as Labels
     from foreshock.memory import Budget as Budget
     from foreshock.models import load_detector as load_detector
+    from foreshock.models.finetune import finetune as finetune
     from foreshock.models.moment import Moment as Moment
     from foreshock.models.moment import load_moment as load_moment
     from foreshock.quality import Quality as Quality
@@ -57,6 +58,7 @@ _HOME = {
     "Settings": "config",
     "frames": "sources",
     "inspect": "quality",
+    "finetune": "models.finetune",
     "load_detector": "models",
     "load_moment": "models.moment",
     "read": "sources",

@@ -32,6 +32,7 @@ SOURCE = {
     "tail": "peaks over threshold: Siffer et al. 2017 (SPOT); generalised Pareto by Zhang and Stephens 2009",
     "conformal": "split conformal: Vovk et al. 2005; Laxhammar and Falkman 2010",
     "extrapolated": "exponential tail above the upper quarter (Pickands 1975 with shape 0)",
+    "labels": "labelled rows that the adapter did not learn from: best F1",
     "none": "no score was observed",
 }
 LIMITS = {
@@ -39,6 +40,7 @@ LIMITS = {
     "peak) breaks it until it is learned",
     "conformal": "holds for rows that could be exchanged with those read; slow drifts break it",
     "extrapolated": "a guess from few rows; read more to get a promise",
+    "labels": "holds on systems and faults like the labelled ones; says nothing about false alarms a day",
     "none": "nothing can be promised without scores",
 }
 
@@ -136,6 +138,21 @@ def calibrate(
     level = _above_body(_level(rises, gap_rows, alarms * (1 - single)), lasting(values, *confirm), alarms)
     at_once = _level(kept, gap_rows, alarms * single).score if single else level.score
     return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)))
+
+
+def from_labels(
+    level: float, step_s: float, false_alarms_per_day: float = 1.0, *,
+    confirm_s: float = CONFIRM_S, confirm_share: float = CONFIRM_SHARE,
+) -> Threshold:  # fmt: skip
+    """A threshold that was learned from labels, at a score of `level`; 0 is calm."""
+    return Threshold(
+        high=level, at_once=2 * level + 2, low=LEAVE * level, method="labels",
+        reason=f"{level:.2f} separated the labelled incidents best", promised_per_day=math.nan,
+        false_alarms_per_day=false_alarms_per_day, rows=0, rows_set_aside=0, rows_needed=0,
+        scale=max(level, 0.1), usual=0.0, step_s=step_s,
+        confirm_rows=confirm_rows(step_s, confirm_s, confirm_share),
+        limits=LIMITS["labels"], source=SOURCE["labels"],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

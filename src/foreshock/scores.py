@@ -28,6 +28,8 @@ class Scores:
     detector: str = ""
     causal: bool = True
     expected: np.ndarray | None = None  # (T, K) float32 in the KPI's own units, where the detector has one
+    kinds: np.ndarray | None = None  # (T, C) float32, 0..1: of each kind of fault, if there is one at all
+    kind_names: tuple[str, ...] = ()  # C of them
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -125,6 +127,7 @@ def join(pieces: Sequence[Scores]) -> Scores:
     if len(pieces) == 1:
         return pieces[0]
     expected = [piece.expected for piece in pieces if piece.expected is not None]
+    kinds = [piece.kinds for piece in pieces if piece.kinds is not None]
     return replace(
         pieces[0],
         time_ns=np.concatenate([piece.time_ns for piece in pieces]),
@@ -132,4 +135,5 @@ def join(pieces: Sequence[Scores]) -> Scores:
         services=np.concatenate([piece.services for piece in pieces]),
         system=np.concatenate([piece.system for piece in pieces]),
         expected=np.concatenate(expected) if len(expected) == len(pieces) else None,
+        kinds=np.concatenate(kinds) if len(kinds) == len(pieces) else None,
     )

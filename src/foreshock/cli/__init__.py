@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from foreshock import __version__
-from foreshock.cli import config, data, detect, doctor, evaluate, inspect, make, runs, score, weights
+from foreshock.cli import adapt, config, data, detect, doctor, evaluate, inspect, make, runs, score, weights
 from foreshock.errors import ForeshockError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command()(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
 app.command()(evaluate.evaluate)
+app.command()(adapt.adapt)
 app.command()(make.simulate)
 app.command()(make.pretrain)
 

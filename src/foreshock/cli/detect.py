@@ -17,6 +17,7 @@ from foreshock.cli.steps import (
     calibrator_of,
     detector_of,
     fixed_threshold,
+    given_threshold,
     mended,
     read_options,
     require_fit,
@@ -42,6 +43,7 @@ def detect(
     report: Report = None,
     detector: options.Detector = None,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     offline: options.Offline = False,
     as_live: AsLive = False,
     false_alarms: options.FalseAlarms = None,
@@ -63,7 +65,7 @@ def detect(
     """
     console = Console(json, quiet)
     resolved = options.settings_from(
-        config, preset, detector=detector, model=model, offline=offline,
+        config, preset, detector=detector, model=model, adapter=adapter, offline=offline,
         false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, ignore=ignore,
         day=day, log=log,
     )  # fmt: skip
@@ -86,11 +88,13 @@ def detect(
             detecting = detector_of(resolved, run, console)
             scores = scores_of(detecting, frame.without_labels(), settings, run, console)
         with run.phase("decide"):
-            threshold, level = thresholds(scores, settings, as_live)
+            given = given_threshold(detecting, resolved, scores.step_s)
+            threshold, level = (given, given) if given else thresholds(scores, settings, as_live)
             events = decide(scores, threshold, settings.rules)
             causes = [explain(frame.without_labels(), scores, event, others=events) for event in events]
         incidents = [
-            {**event.to_dict(), "cause": cause.to_dict()} for event, cause in zip(events, causes, strict=True)
+            {**event.to_dict(), **_kind(detecting, scores, event), "cause": cause.to_dict()}
+            for event, cause in zip(events, causes, strict=True)
         ]
         if report is not None:
             from foreshock import report as page
@@ -113,7 +117,11 @@ def detect(
             "detector": scores.detector,
             "causal": scores.causal,
             "threshold": None if level is None else level.to_dict(),
-            "threshold_from": "the rows before each" if as_live else "the whole recording, unlabelled",
+            "threshold_from": "labels, by the adapter"
+            if given
+            else "the rows before each"
+            if as_live
+            else "the whole recording, unlabelled",
             "repairs": list(repairs),
             "incidents": incidents,
             "report": None if report is None else str(report),
@@ -151,6 +159,15 @@ def thresholds(
     return fixed, fixed
 
 
+def _kind(detector: Any, scores: Scores, event: Any) -> dict[str, Any]:
+    """Which kind of fault an incident is, where an adapter knows some."""
+    if scores.kinds is None or not scores.kind_names:
+        return {}
+    rows = scores.kinds[event.start : event.end]
+    named: dict[str, Any] = {"fault_type": detector.adapter.verdict.name(rows)}
+    return named
+
+
 def _iso(time_ns: Any) -> str:
     from foreshock.decide import iso
 
@@ -185,6 +202,8 @@ def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
         f"(noticed {incident['detected_time']})"
     ]
     lines.append(f"    {cause['headline']}")
+    if incident.get("fault_type"):
+        lines.append(f"    kind of fault: {incident['fault_type']}")
     if not cause["is_known"]:
         guesses = [f"{one['name']}, {one['confidence']:.0%}: {one['why']}" for one in cause["services"][:3]]
         return [*lines, *(f"    {guess}" for guess in guesses)]

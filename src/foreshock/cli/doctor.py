@@ -15,7 +15,7 @@ from foreshock.errors import ForeshockError
 
 EXTRAS = {  # extra: (module, what it is for)
     "hub": ("huggingface_hub", "checkpoints from the hub"),
-    "lora": ("peft", "adapters"),
+    "adapt": ("peft", "learning adapters"),
     "gpu": ("pynvml", "memory of NVIDIA cards"),
     "openvino": ("openvino", "a faster forward pass on Intel processors"),
 }

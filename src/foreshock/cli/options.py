@@ -20,6 +20,9 @@ Input = Annotated[
 ]
 Detector = Annotated[str | None, typer.Option("--detector", help="Which detector scores. [foreshock]")]
 Model = Annotated[str | None, typer.Option("--model", help="Weights: nano, a folder, or a hub name. [nano]")]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", metavar="DIR", help="What `foreshock adapt` learned. [none]")
+]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Look both ways in time: for past recordings, never for live data.")
 ]
@@ -66,6 +69,7 @@ def settings_from(
     *,
     detector: str | None = None,
     model: str | None = None,
+    adapter: str | None = None,
     offline: bool = False,
     false_alarms: float | None = None,
     services: list[str] | None = None,
@@ -81,6 +85,7 @@ def settings_from(
     flags: dict[str, tuple[str, Any]] = {
         "detector.name": ("--detector", detector),
         "detector.model": ("--model", model),
+        "detector.adapter": ("--adapter", adapter),
         "detector.causal": ("--offline", False if offline else None),
         "threshold.false_alarms_per_day": ("--false-alarms", false_alarms),
         "input.services": ("--services", services or None),

@@ -69,6 +69,7 @@ class ScoreWriter:
 
     Columns: timestamp (UTC), score, threshold, anomaly, then service:<name>. Empty means not observed,
     and for a threshold that there is none yet. `anomaly` is true while an incident is known to run.
+    With an adapter also probability and fault_type, before the services.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,6 +122,12 @@ def score_table(scores: Scores, high: np.ndarray | float, inside: np.ndarray) ->
         "threshold": column(np.broadcast_to(np.asarray(high, np.float64), scores.system.shape).copy()),
         "anomaly": pa.array(inside),
     }
+    if scores.kinds is not None:
+        from foreshock.models.verdict import kind_of_rows, probability_of
+
+        columns["probability"] = column(probability_of(scores.system))
+        kinds = kind_of_rows(scores.kinds, scores.kind_names, inside)
+        columns["fault_type"] = pa.array(kinds, pa.string())
     for i, name in enumerate(scores.service_names):
         columns[f"service:{name}"] = column(np.ascontiguousarray(scores.services[:, i]))
     return pa.table(columns)

@@ -18,6 +18,7 @@ from foreshock.cli.steps import (
     calibrator_of,
     detector_of,
     fixed_threshold,
+    given_threshold,
     piece_rows,
     read_options,
     read_whole,
@@ -44,6 +45,7 @@ def score(
     out: Out,
     detector: options.Detector = None,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     offline: options.Offline = False,
     false_alarms: options.FalseAlarms = None,
     services: options.Services = None,
@@ -62,10 +64,11 @@ def score(
 
     Writes the columns timestamp, score, threshold, anomaly and service:<name>. Higher is more
     anomalous; empty means that nothing was observed. Large tables are read and scored in pieces.
+    With --adapter also probability and fault_type, and the threshold is the one learned from labels.
     """
     console = Console(json, quiet)
     resolved = options.settings_from(
-        config, preset, detector=detector, model=model, offline=offline,
+        config, preset, detector=detector, model=model, adapter=adapter, offline=offline,
         false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, ignore=ignore,
         day=day, log=log,
     )  # fmt: skip
@@ -146,9 +149,10 @@ def _streamed(input: str, resolved: Resolved, run: Run, console: Console) -> Ite
             detector = detector_of(resolved, run, console)
             scorer = Scorer(detector, len(piece.kpis), rows, settings, run, console)
             calibrator = calibrator_of(settings, piece.step_s)
+            given = given_threshold(detector, resolved, piece.step_s)
             decider = Decider(piece.step_s, settings.rules)
         scores = scorer.push(piece)
-        threshold = calibrator.push(scores.system)
+        threshold = given or calibrator.push(scores.system)
         decider.push(scores, threshold)
         yield Scored(scores, threshold.high, decider.inside)
 

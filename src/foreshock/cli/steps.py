@@ -162,6 +162,7 @@ def detector_of(resolved: Resolved, run: Run, console: Console) -> Any:
         "model": ("detector.model", settings.detector.model),
         "precision": ("detector.precision", settings.detector.precision),
         "causal": ("detector.causal", settings.detector.causal),
+        **({"adapter": ("detector.adapter", settings.detector.adapter)} if settings.detector.adapter else {}),
         "length": ("window.length", settings.window.length),
         "block": ("window.stride", settings.window.stride),
         "seed": ("run.seed", settings.run.seed),
@@ -186,6 +187,21 @@ def detector_of(resolved: Resolved, run: Run, console: Console) -> Any:
         use_free_threads()
     run.model(detector)
     return detector
+
+
+def given_threshold(detector: Any, resolved: Resolved, step_s: float) -> Threshold | None:
+    """The threshold that an adapter learned from labels; None without one, or if a promise was asked for."""
+    from foreshock.calibrate import from_labels
+
+    key = "threshold.false_alarms_per_day"
+    level = getattr(detector, "threshold", None)
+    if level is None or not resolved.origins.get(key, "default").startswith(("default", "preset")):
+        return None
+    rules = resolved.settings.rules
+    return from_labels(
+        level, step_s, resolved.settings.threshold.false_alarms_per_day,
+        confirm_s=rules.confirm_s, confirm_share=rules.confirm_share,
+    )  # fmt: skip
 
 
 def calibrator_of(settings: Settings, step_s: float) -> CausalCalibrator:

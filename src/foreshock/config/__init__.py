@@ -59,6 +59,7 @@ class DetectorOptions:
     model: str = "nano"  # nano, a folder with config.json and model.safetensors, or a hub name
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     causal: bool = True  # a score never reads later rows; false looks both ways, for past recordings only
+    adapter: str = ""  # a folder that `foreshock adapt` wrote; empty is zero-shot
 
 
 @checked(frozen=True)

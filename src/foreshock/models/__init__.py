@@ -67,10 +67,15 @@ def fit(detector: Detector, train: Frame) -> Detector:
     return detector
 
 
-def _foreshock(**options: Any) -> Detector:
+def _foreshock(adapter: Any = None, **options: Any) -> Detector:
     from foreshock.models.reconstruct import moment_detector
 
-    return moment_detector("foreshock", **options)
+    detector = moment_detector("foreshock", **options)
+    if not adapter:
+        return detector
+    from foreshock.models.lora import with_adapter
+
+    return with_adapter(detector, adapter)
 
 
 def _moment_published(**options: Any) -> Detector:

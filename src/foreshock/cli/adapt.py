@@ -1,0 +1,125 @@
+"""adapt: a labelled table in, an adapter out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foreshock.cli import options
+from foreshock.cli.console import Console
+from foreshock.cli.steps import read_whole
+from foreshock.errors import OutputError, SourceError
+
+
+def adapt(
+    input: options.Input,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the adapter.")],
+    shots: Annotated[int, typer.Option(help="Labelled windows to learn from, at most.", min=1)] = 100,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Incidents beside an unlabelled table: start, end, fault_type, root_cause_service.",
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Of the changes of the encoder.", min=1)] = 8,
+    targets: Annotated[str, typer.Option(help="Which products are changed: q,k,v,o,wi_0,wi_1,wo.")] = "q,v",
+    steps: Annotated[int, typer.Option(help="Of training, at most; 0: the verdict alone.", min=0)] = 120,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.", min=0)] = 0,
+    model: options.Model = None,
+    services: options.Services = None,
+    timestamp: options.Timestamp = None,
+    where: options.Where = None,
+    ignore: options.Ignore = None,
+    day: options.Day = None,
+    config: options.ConfigFile = None,
+    preset: options.Preset = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn from labelled incidents, for `--adapter` of score and detect.
+
+    Killed, the same command goes on where it was; a previous adapter stays until the new one is whole.
+    """
+    console = Console(json, quiet)
+    resolved = options.settings_from(
+        config, preset, model=model, services=services, timestamp=timestamp, where=where, ignore=ignore,
+        day=day,
+    )  # fmt: skip
+    _check_folder(out, force)
+    from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
+
+    settings = resolved.settings
+    plan = FinetuneOptions(
+        shots=shots, rank=rank, targets=tuple(targets.replace(" ", "").split(",")), steps=steps, seed=seed
+    )
+    frame = read_whole(input, settings, console)
+    if labels is not None:
+        frame = with_spans(frame, read_spans(labels))
+    done = 0
+    with console.progress("steps", steps) as advance:
+
+        def on_step(line: dict[str, Any]) -> None:
+            nonlocal done
+            step = int(line.get("step", done))
+            advance(step - done)
+            done = step
+
+        adapter = finetune(
+            frame, out, settings.detector.model, plan, on_step,
+            length=settings.window.length, block=settings.window.stride,
+        )  # fmt: skip
+    facts = {"adapter": str(out), "base_sha256": adapter.base_sha256, **adapter.facts,
+             "threshold": adapter.verdict.threshold, "fault_types": list(adapter.verdict.kinds)}  # fmt: skip
+    console.result(
+        facts,
+        f"{out}: learned from {facts['shots']} windows, {facts['faulty_shots']} of them with a fault, in "
+        f"{facts['seconds']:.0f} s; {len(adapter.verdict.kinds)} kinds of faults",
+    )
+
+
+def read_spans(path: Path) -> list[tuple[int, int, str, str]]:
+    """Incidents from a CSV: start and end in nanoseconds since 1970 UTC, kind, service.
+
+    Raises:
+        SourceError: no such file or columns, or a time that is none.
+    """
+    import csv
+
+    import numpy as np
+
+    spans = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for line, row in enumerate(csv.DictReader(file), 2):
+                if not {"start", "end"} <= row.keys():
+                    raise SourceError(f"{path} has no columns start and end; it has {', '.join(row)}.")
+                try:
+                    start, end = (
+                        int(np.datetime64(str(row[n]).strip().rstrip("Z"), "ns").astype(np.int64))
+                        for n in ("start", "end")
+                    )
+                except ValueError:
+                    raise SourceError(
+                        f"{path}:{line}: {row['start']!r} to {row['end']!r} are not two UTC times such as "
+                        "2026-05-02T10:15:00."
+                    ) from None
+                kind = str(row.get("fault_type") or "")
+                spans.append((start, end, kind, str(row.get("root_cause_service") or "")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} can't be read ({error}).") from error
+    if not spans:
+        raise SourceError(f"{path} has no incident; an adapter is learned from some.")
+    return spans
+
+
+def _check_folder(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; choose a folder with --out.")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise OutputError(f"{out} exists; replace it with --force or choose another folder with --out.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "foreshock.json").is_file():
+        raise OutputError(f"{out} is no adapter; choose another folder with --out.")

@@ -1,0 +1,320 @@
+"""Adapters: what a team taught the network, on disk and in use, with the base weights left as they are.
+
+An adapter is a folder: `adapter_config.json` and `adapter_model.safetensors` as peft writes them (low-rank
+changes of the encoder, Hu et al. 2021, and the heads of recognition), and `foreshock.json` with the verdict,
+its scaling and threshold, and the SHA-256 of the base weights. peft is needed to make one, not to use it.
+
+The base network is never changed: an adapted network shares its tensors, but for the few that were merged.
+So several adapters stand on one base, switching is taking another, and zero-shot stays what it was.
+
+Not here: learning (finetune), the verdict's mathematics (verdict).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foreshock.errors import ConfigError, OutputError, WeightsError
+from foreshock.frame import Frame
+from foreshock.models import weights
+from foreshock.models.recognise import Recogniser
+from foreshock.models.scan import Reading, Scan
+from foreshock.models.verdict import Lasting, Verdict, figures, quantities, score_of
+from foreshock.models.vigil import VigilDetector, VigilOptions, VigilStream
+from foreshock.scores import Scores
+from foreshock.windows import to_grid
+
+PEFT_CONFIG = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+OURS = "foreshock.json"
+FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
+FORMAT = 1
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A loaded adapter."""
+
+    place: str
+    tensors: dict[str, Tensor]  # by the names of the base network: whole heads, and A and B of each change
+    scale: float  # of B @ A
+    verdict: Verdict
+    base_sha256: str
+    facts: dict[str, Any]  # how it was made
+    sha256: str
+
+
+def base_sha256(model: str | Path | Recogniser) -> str:
+    """The digest by which an adapter knows its base: of a checkpoint's files, or of a network in memory."""
+    digest = hashlib.sha256()
+    if isinstance(model, Recogniser):
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+    folder = weights.find(str(model))
+    for name in (weights.FILE_NAME, weights.HEADS_NAME):
+        if (folder / name).is_file():
+            digest.update(weights.sha256(folder / name).encode())
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- on disk
+
+
+def load_adapter(folder: str | Path) -> Adapter:
+    """Read and check an adapter.
+
+    Raises:
+        WeightsError: not an adapter, cut short, or files that don't belong together.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    aside = _aside(folder)
+    if not folder.exists() and aside.is_dir():
+        with suppress(OSError):  # killed between two renames while saving
+            aside.rename(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise WeightsError(
+                f"{folder} has no {name}; an adapter is a folder with {', '.join(FILES)}, made by "
+                "`foreshock adapt`."
+            )
+    ours, config = _json(folder / OURS), _json(folder / PEFT_CONFIG)
+    path = folder / PEFT_WEIGHTS
+    found, expected = weights.sha256(path), str(ours.get("adapter_sha256"))
+    if found != expected:
+        raise WeightsError(
+            f"{path} has sha256 {found[:12]}…, {OURS} says {expected[:12]}…; it is cut short, or the files "
+            "are of two adapters. Copy the whole folder again."
+        )
+    if ours.get("format") != FORMAT:
+        raise WeightsError(f"{folder / OURS} has format {ours.get('format')!r}; this version reads {FORMAT}.")
+    try:
+        stored = load_file(path)
+        scale = float(config["lora_alpha"]) / int(config["r"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise WeightsError(f"{folder} can't be read ({error!r}); copy it again.") from error
+    tensors = {name.removeprefix(_PREFIX): t.float() for name, t in stored.items()}
+    verdict = Verdict.from_dict(ours.get("verdict", {}), str(folder / OURS))
+    return Adapter(
+        str(folder), tensors, scale, verdict, str(ours.get("base_sha256")), ours.get("facts", {}), found
+    )
+
+
+def save_adapter(network: Any, verdict: Verdict, base: str, facts: Mapping[str, Any], folder: Path) -> None:
+    """Write a peft model and a verdict as an adapter. A previous one stays until the new one is whole.
+
+    Raises:
+        OutputError: it can't be written; what was there before is untouched.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        network.save_pretrained(str(part), safe_serialization=True)
+        for extra in part.iterdir():  # a model card for the hub
+            if extra.name not in FILES:
+                extra.unlink()
+        ours = {
+            "format": FORMAT,
+            "base_sha256": base,
+            "adapter_sha256": weights.sha256(part / PEFT_WEIGHTS),
+            "verdict": verdict.to_dict(),
+            "facts": dict(facts),
+        }
+        (part / OURS).write_text(json.dumps(ours, indent=1) + "\n", encoding="utf-8")
+        load_adapter(part)
+        _swap(part, folder)
+    except WeightsError as error:  # what was just written is not what was meant: the disk
+        raise OutputError(f"{folder} could not be written whole; is the disk full? ({error})") from error
+    except Exception as error:  # safetensors has errors of its own for a full disk
+        if not isinstance(error, OSError) and "safetensor" not in type(error).__name__.lower():
+            raise
+        raise OutputError(f"{folder} can't be written ({error}); is the disk full?") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _swap(part: Path, folder: Path) -> None:
+    aside = _aside(folder)
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    try:
+        part.rename(folder)
+    except OSError:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise WeightsError(f"{path} is not whole JSON ({error}); copy the adapter again.") from error
+    if not isinstance(raw, dict):
+        raise WeightsError(f"{path} holds a {type(raw).__name__}; needed is an object.")
+    return raw
+
+
+# ------------------------------------------------------------------------------------------- on a network
+
+
+def thawed(base: Recogniser) -> Recogniser:
+    """The same network in modules of its own, which may be wrapped; it shares all memory, and is frozen."""
+    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in base.parameters()}
+    shared |= {id(buffer): buffer for buffer in base.buffers()}
+    return copy.deepcopy(base, shared)
+
+
+def merge(base: Recogniser, tensors: Mapping[str, Tensor], scale: float, place: str) -> Recogniser:
+    """A network with low-rank changes added to the base's weights; shares all other tensors with it.
+
+    Raises:
+        WeightsError: the tensors don't fit this network.
+    """
+    made = thawed(base)
+    changes = {n.removesuffix(".lora_A.weight") for n in tensors if n.endswith(".lora_A.weight")}
+    heads = {n.removeprefix("heads."): t for n, t in tensors.items() if n.startswith("heads.")}
+    known = 2 * len(changes) + len(heads)
+    try:
+        if known != len(tensors):
+            raise KeyError("a tensor of another kind")
+        with torch.no_grad():
+            for name in sorted(changes):
+                module = cast(nn.Linear, made.get_submodule(name))
+                a, b = (tensors[f"{name}.lora_{letter}.weight"] for letter in "AB")
+                whole = module.weight.float() + scale * (b @ a)
+                module.weight = nn.Parameter(whole.to(module.weight.dtype), requires_grad=False)
+        made.heads = copy.deepcopy(base.heads)
+        if heads:
+            made.heads.load_state_dict(heads)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"{place} does not fit this network ({error}); adapt again.") from error
+    return made.eval()
+
+
+class _Heard(Scan):
+    """A scale whose newest reading can be asked for."""
+
+    reading: Reading | None = None
+
+    def push(self, filled: np.ndarray) -> Reading:
+        self.reading = super().push(filled)
+        return self.reading
+
+
+class PooledStream(VigilStream):
+    """Scores rows as the default detector does, and pools what it saw into figures of each row."""
+
+    def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str) -> None:
+        super().__init__(recogniser, options, detector)
+        self.scans = [_Heard(recogniser, f, options.length, options.block) for f in options.scales]
+        self.running = Lasting()
+        self.kinds = np.zeros(0, int)
+        self.pooled: list[np.ndarray] = []
+
+    def push_pooled(self, piece: Frame) -> tuple[Scores, np.ndarray]:
+        """The scores of the next rows, and their figures (n, F)."""
+        clock = self.clock
+        scores = super().push(piece)
+        grid = to_grid(piece.time_ns, self.step_s, clock, self.options.length)
+        first = 0 if clock is None else clock[0] + 1
+        rows, self.pooled = np.concatenate(self.pooled), []
+        return scores, rows[grid.slots - first]
+
+    def _begin(self, piece: Frame) -> None:
+        super()._begin(piece)
+        if len(self.kinds) != len(self.kpis):
+            self.kinds = quantities(self.kpis)
+
+    def _judge(self, dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        evidence, expected = super()._judge(dense)
+        readings = []
+        for scan in cast("list[_Heard]", self.scans):
+            assert scan.reading is not None
+            readings.append(scan.reading.chance)
+            scan.reading = None
+        seen = np.isfinite(dense)
+        with np.errstate(invalid="ignore"):
+            is_up = dense > np.where(np.isfinite(expected), expected, np.inf)
+        rows = figures(np.where(seen, evidence, 0.0), np.stack(readings), is_up, self.kinds, self.layout)
+        self.pooled.append(self.running.push(rows))
+        return evidence, expected
+
+
+class AdaptedStream(PooledStream):
+    """The default detector's stream with an adapter's network, and its verdict for the system."""
+
+    def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str, fitted: Verdict) -> None:
+        super().__init__(recogniser, options, detector)
+        self.fitted = fitted
+
+    def push(self, piece: Frame) -> Scores:
+        scores, rows = self.push_pooled(piece)
+        system = np.where(np.isfinite(scores.system), score_of(self.fitted.odds(rows)), np.nan)
+        kinds = self.fitted.kinds_of(rows).astype(np.float32)
+        return replace(scores, system=system.astype(np.float32), kinds=kinds, kind_names=self.fitted.kinds)
+
+
+class AdaptedDetector(VigilDetector):
+    """The default detector as an adapter taught it; the base's network is shared and unchanged."""
+
+    def __init__(self, base: VigilDetector, adapter: Adapter, base_digest: str) -> None:
+        if adapter.base_sha256 != base_digest:
+            raise WeightsError(
+                f"{adapter.place} was made for base weights {adapter.base_sha256[:12]}…, these are "
+                f"{base_digest[:12]}…; choose those with --model, or adapt again on these."
+            )
+        facts = {**base.facts, "adapter": adapter.place, "adapter_sha256": adapter.sha256}
+        network = merge(base.recogniser, adapter.tensors, adapter.scale, adapter.place)
+        super().__init__(base.name, network, base.options, facts)
+        self.adapter = adapter
+
+    def stream(self) -> AdaptedStream:
+        return AdaptedStream(self.recogniser, self.options, self.name, self.adapter.verdict)
+
+    @property
+    def threshold(self) -> float:
+        """The score from which rows count as an incident, learned from labels."""
+        return float(score_of(np.log(self.adapter.verdict.threshold / (1 - self.adapter.verdict.threshold))))
+
+
+def with_adapter(base: Any, adapter: str | Path | Adapter) -> AdaptedDetector:
+    """The default detector with an adapter. Others on the same `base` share its tensors.
+
+    Raises:
+        ConfigError: the detector has no recognition to adapt.
+        WeightsError: a damaged adapter, or one for another base.
+    """
+    if not isinstance(base, VigilDetector) or isinstance(base, AdaptedDetector):
+        raise ConfigError(
+            "an adapter needs the default detector, reading the past only, with weights that have "
+            "recognition (nano has); leave out --offline and other detectors."
+        )
+    loaded = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
+    model = base.facts.get("model")
+    in_memory = base.facts.get("weights_sha256") is None
+    return AdaptedDetector(base, loaded, base_sha256(base.recogniser if in_memory else str(model)))

@@ -1,0 +1,324 @@
+"""Learning an adapter: what it keeps, what it refuses, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foreshock.cli import run
+from foreshock.errors import ConfigError, FrameError, OutputError, WeightsError
+from foreshock.frame import Frame, Kpi, Labels
+from foreshock.models import finetune as tuning
+from foreshock.models import lora, weights
+from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
+from foreshock.models.moment import Moment, MomentConfig
+from foreshock.models.recognise import Recogniser
+from foreshock.models.reconstruct import moment_detector
+from foreshock.models.verdict import Verdict, figure_names, learn, logistic, probability_of, score_of
+from foreshock.models.vigil import VigilDetector
+
+pytest.importorskip("peft")
+
+TINY = MomentConfig(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2, seq_len=64, vocab_size=8)
+WINDOW = {"length": 64, "block": 16, "scales": (1, 4)}
+QUICK = FinetuneOptions(shots=16, rank=2, steps=6, batch=8, check_every=2, patience=9)
+BUSY = {"cart": "cpu", "pay": "latency"}
+
+
+@pytest.fixture(scope="module")
+def network() -> Recogniser:
+    torch.manual_seed(1)
+    return Recogniser(Moment(TINY)).eval()
+
+
+@pytest.fixture(scope="module")
+def adapter(network: Recogniser, tmp_path_factory: pytest.TempPathFactory) -> lora.Adapter:
+    return finetune(frame(), tmp_path_factory.mktemp("a") / "one", network, QUICK, **WINDOW)
+
+
+def frame(rows: int = 640, services: tuple[str, ...] = ("cart", "pay", "web"), seed: int = 0) -> Frame:
+    """Six incidents of two kinds: a processor that is busy, a latency that rises."""
+    rng = np.random.default_rng(seed)
+    kpis = tuple(Kpi(f"{s}__{m}", s, m) for s in services for m in ("cpu", "latency", "memory"))
+    values = rng.normal(10, 1, (rows, len(kpis)))
+    anomaly, ids = np.zeros(rows, bool), np.full(rows, -1, np.int64)
+    kind, cause = np.full(rows, "", "<U20"), np.full(rows, "", "<U20")
+    for number, start in enumerate(range(100, rows - 40, 90)):
+        who = "cart" if number % 2 else "pay"
+        now = slice(start, start + 14)
+        values[now, [k.name for k in kpis].index(f"{who}__{BUSY[who]}")] += 15
+        anomaly[now], ids[now], kind[now], cause[now] = True, number, f"{BUSY[who]}_fault", who
+    labels = Labels(anomaly, kind, cause, np.zeros(rows, bool), ids, np.ones(rows, bool))
+    return Frame(np.arange(rows, dtype=np.int64) * 60 * 10**9, values, kpis, 60.0, labels)
+
+
+def detector(network: Recogniser, of: lora.Adapter | None = None) -> VigilDetector:
+    made = moment_detector("tiny", network, **WINDOW)
+    assert isinstance(made, VigilDetector)
+    return made if of is None else lora.with_adapter(made, of)
+
+
+def test_it_learns_and_zero_shot_stays(network: Recogniser, adapter: lora.Adapter):
+    """The labelled incidents stand out, kinds are told apart, and the base scores as before, bit by bit."""
+    f = frame(seed=5)
+    before = detector(network).score(f)
+    scores = detector(network, adapter).score(f)
+    after = detector(network).score(f)
+    np.testing.assert_array_equal(before.system, after.system)
+    truth = f.labels.anomaly
+    assert np.median(scores.system[truth]) > 5 * np.median(scores.system[~truth])
+    assert scores.kind_names == ("cpu_fault", "latency_fault")
+    np.testing.assert_allclose(scores.kinds.sum(1), 1, rtol=1e-5)
+    named = [adapter.verdict.name(scores.kinds[s + 3 : s + 14]) for s in (100, 190, 280, 370)]
+    assert named == ["latency_fault", "cpu_fault"] * 2
+    assert {p.name for p in Path(adapter.place).iterdir()} == set(lora.FILES)
+
+
+def test_order_and_number_of_services_do_not_matter(network: Recogniser, adapter: lora.Adapter):
+    """The same columns in another order give the same; more services are no obstacle."""
+    f = frame()
+    d = detector(network, adapter)
+    order = np.random.default_rng(3).permutation(len(f.kpis))
+    mixed = replace(f, values=f.values[:, order], kpis=tuple(f.kpis[i] for i in order))
+    np.testing.assert_allclose(d.score(mixed).system, d.score(f).system, rtol=1e-4, atol=1e-5)
+    wide = frame(services=("cart", "pay", "web", "mail", "search"))
+    assert np.isfinite(d.score(wide).system).all()
+
+
+def test_pieces_give_what_the_whole_gives(network: Recogniser, adapter: lora.Adapter):
+    """Rows one by one, in odd pieces or at once."""
+    f = frame(300)
+    d = detector(network, adapter)
+    whole, stream, parts, row = d.score(f), d.stream(), [], 0
+    for size in (1, 7, 30, 1, 61, 100, 100):
+        parts.append(stream.push(f.rows(slice(row, row + size))))
+        row += size
+    for name in ("system", "services", "kpis", "kinds"):
+        joined = np.concatenate([getattr(p, name) for p in parts])
+        np.testing.assert_allclose(joined, getattr(whole, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_merged_and_unmerged_agree(network: Recogniser, adapter: lora.Adapter):
+    """What peft loads and keeps apart gives the scores that the merged network gives, to 1e-4."""
+    from peft import PeftModel
+
+    wrapped = PeftModel.from_pretrained(lora.thawed(network), adapter.place).eval()
+    base = detector(network)
+    merged = lora.merge(network, adapter.tensors, adapter.scale, "a")
+    x, attended = torch.randn(5, 64), torch.ones(5, 8, dtype=torch.bool)
+    with torch.no_grad():
+        got, want = merged(x, attended), wrapped(x, attended)
+        away = merged.fast(x, attended)
+    torch.testing.assert_close(got.logit, want.logit, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(away.logit, want.logit, rtol=1e-4, atol=1e-4)
+    assert (got.logit - base.recogniser(x, attended).logit).abs().max() > 1e-3
+
+
+def test_adapters_share_the_base(network: Recogniser, adapter: lora.Adapter, tmp_path: Path):
+    """Two adapters on one base: all but the changed matrices and the heads are the same memory."""
+    one = detector(network, adapter).recogniser
+    shared = {p.data_ptr() for p in network.parameters()}
+    own = [n for n, p in one.named_parameters() if p.data_ptr() not in shared]
+    assert own
+    assert all(n.startswith("heads.") or n.endswith((".q.weight", ".v.weight")) for n in own)
+
+
+def test_a_kill_changes_nothing(network: Recogniser, tmp_path: Path):
+    """Stopped after any step and started again: the same last loss to 1e-5, the same adapter."""
+    f = frame()
+
+    class Killed(Exception):
+        pass
+
+    def kill(line: dict) -> None:
+        if line.get("step") == 3 and line["kind"] == "step":
+            raise Killed
+
+    whole, losses = finetune(f, tmp_path / "whole", network, QUICK, **WINDOW), []
+    with pytest.raises(Killed):
+        finetune(f, tmp_path / "cut", network, QUICK, kill, **WINDOW)
+    again = finetune(f, tmp_path / "cut", network, QUICK, losses.append, **WINDOW)
+    assert losses[0]["step"] == 2  # the last state that was saved
+    assert again.facts["final_loss"] == pytest.approx(whole.facts["final_loss"], abs=1e-5)
+    for name, tensor in whole.tensors.items():
+        torch.testing.assert_close(again.tensors[name], tensor, rtol=1e-5, atol=1e-6)
+    assert not (tmp_path / "cut.training").exists()
+
+
+def test_no_window_on_both_sides():
+    """Training and validation share no row and no incident."""
+    f = frame()
+    base = detector(Recogniser(Moment(TINY)).eval())
+    lessons = [tuning._look(f, base)]
+    shots = tuning.draw_shots(lessons, QUICK, 16)
+    rows = [set(range(s.start, s.end)) for s in shots]
+    late = set().union(*(r for s, r in zip(shots, rows, strict=True) if s.validates))
+    early = set().union(*(r for s, r in zip(shots, rows, strict=True) if not s.validates))
+    assert late
+    assert early
+    assert not late & early
+    ids = f.labels.fault_id
+    assert not {int(ids[r]) for r in late if ids[r] >= 0} & {int(ids[r]) for r in early if ids[r] >= 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f.without_labels(), "has no labels"),
+        (lambda f: f.rows(slice(0, 90)), "no faulty row"),
+        (lambda f: f.rows(slice(100, 112)), "no quiet row"),
+    ],
+)
+def test_recordings_that_teach_nothing(network: Recogniser, tmp_path: Path, change, words):
+    """Without labels, without a fault or without a quiet row there is one clear error, and no folder."""
+    with pytest.raises(FrameError, match=words):
+        finetune(change(frame()), tmp_path / "x", network, QUICK, **WINDOW)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_shots_than_classes(network: Recogniser, tmp_path: Path):
+    """Two kinds and quiet need three windows."""
+    with pytest.raises(FrameError, match="2 shots are fewer than the 3 classes"):
+        finetune(frame(), tmp_path / "x", network, replace(QUICK, shots=2), **WINDOW)
+
+
+def test_labels_outside_the_recording():
+    """An incident that covers no row is refused with both times; one inside becomes labels."""
+    f = frame().without_labels()
+    hour = 3_600 * 10**9
+    with pytest.raises(FrameError, match="covers no row; the recording goes from 1970-01-01T00:00:00Z"):
+        with_spans(f, [(90 * hour, 91 * hour, "cpu", "cart")])
+    with pytest.raises(FrameError, match="names the service 'shop'"):
+        with_spans(f, [(hour, 2 * hour, "cpu", "shop")])
+    made = with_spans(f, [(hour, 2 * hour, "cpu", "cart")]).labels
+    assert made.anomaly.sum() == 61
+    assert set(made.root_cause[made.anomaly]) == {"cart"}
+
+
+def test_another_base_is_refused(adapter: lora.Adapter):
+    """An adapter names its base; other weights of the same shape are not taken."""
+    torch.manual_seed(2)
+    with pytest.raises(WeightsError, match="made for base weights"):
+        detector(Recogniser(Moment(TINY)).eval(), adapter)
+
+
+@pytest.mark.parametrize("name", lora.FILES)
+def test_a_truncated_file(adapter: lora.Adapter, tmp_path: Path, name: str):
+    """Any of the three files cut short: said at once."""
+    for file in Path(adapter.place).iterdir():
+        content = file.read_bytes()
+        (tmp_path / file.name).write_bytes(content[: len(content) // 2] if file.name == name else content)
+    with pytest.raises(WeightsError, match=r"cut short|whole JSON"):
+        lora.load_adapter(tmp_path)
+
+
+def test_files_of_two_adapters(adapter: lora.Adapter, tmp_path: Path):
+    """A missing file and a wrong digest are told apart."""
+    for file in Path(adapter.place).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    ours = json.loads((tmp_path / lora.OURS).read_text())
+    (tmp_path / lora.OURS).write_text(json.dumps(ours | {"adapter_sha256": "0" * 64}))
+    with pytest.raises(WeightsError, match="of two adapters"):
+        lora.load_adapter(tmp_path)
+    (tmp_path / lora.PEFT_CONFIG).unlink()
+    with pytest.raises(WeightsError, match=r"has no adapter_config\.json"):
+        lora.load_adapter(tmp_path)
+
+
+def test_a_full_disk_leaves_the_previous_adapter(network, adapter, tmp_path, monkeypatch):
+    """Whatever fails while saving, what was there is still there, and nothing half lies about."""
+    out = tmp_path / "kept"
+    finetune(frame(), out, network, replace(QUICK, steps=0), **WINDOW)
+    before = lora.load_adapter(out).sha256
+
+    class Full:
+        def save_pretrained(self, folder: str, **_: object) -> None:
+            (Path(folder) / lora.PEFT_WEIGHTS).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left"):
+        lora.save_adapter(Full(), adapter.verdict, "x", {}, out)
+    assert lora.load_adapter(out).sha256 == before
+    assert {p.name for p in tmp_path.iterdir()} == {"kept", "kept.jsonl"}
+    os.rename(out, tmp_path / ".kept.previous")  # killed between the two renames
+    assert lora.load_adapter(out).sha256 == before
+
+
+def test_only_recognition_can_be_adapted(adapter: lora.Adapter):
+    """A network without its heads has nothing that an adapter could change."""
+    with pytest.raises(ConfigError, match="needs the default detector"):
+        lora.with_adapter(moment_detector("tiny", Moment(TINY).eval(), length=64), adapter)
+    with pytest.raises(ConfigError, match="no target 'x'"):
+        FinetuneOptions(targets=("x",))
+
+
+def test_few_labels_stay_near_zero_shot():
+    """Newton finds the optimum, a prior holds where nothing speaks against it, probabilities come back."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 1, (4000, 1)), np.ones((4000, 1))], 1)
+    y = (rng.uniform(size=4000) < 1 / (1 + np.exp(-(2 * x[:, 0] - 1)))).astype(float)
+    found = logistic(x, y, np.ones(4000), np.zeros(2), 1e-3)
+    np.testing.assert_allclose(found, [2, -1], atol=0.2)
+    np.testing.assert_array_equal(logistic(x, y, np.zeros(4000), np.array([3.0, 4.0]), 1.0), [3, 4])
+    odds = np.array([-20.0, 0.0, 3.0])
+    np.testing.assert_allclose(probability_of(score_of(odds)), 1 / (1 + np.exp(-odds)), atol=1e-9)
+    count = len(figure_names())
+    rows = rng.gamma(2, 1, (60, count))
+    made = learn(rows, np.arange(60) % 2 > 0, np.where(np.arange(60) % 4 > 1, "a", "b"), rows, np.ones(60))
+    assert Verdict.from_dict(json.loads(json.dumps(made.to_dict())), "x").kinds == ("a", "b")
+    assert made.name(np.array([[0.5, 0.45]])) == "a"
+    assert made.name(np.array([[0.4, 0.4]])) == "unknown"
+
+
+def write_table(path: Path, f: Frame) -> Path:
+    """A CSV with the label columns."""
+    import pandas as pd
+
+    table = pd.DataFrame(f.values, columns=list(f.names))
+    table.insert(0, "timestamp", pd.to_datetime(f.time_ns, utc=True))
+    table["label"] = f.labels.anomaly.astype(int)
+    table["fault_type"], table["root_cause_service"] = f.labels.fault_type, f.labels.root_cause
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """adapt writes an adapter, score and detect use it, and what can't be is one line on stderr."""
+    import pandas as pd
+
+    torch.manual_seed(3)
+    made = Recogniser(Moment(replace(TINY, seq_len=256, num_layers=1)))
+    weights.save(
+        tmp_path / "base", made.backbone.config.to_dict(), made.backbone.state_dict(), made.heads.state_dict()
+    )
+    table, out, scores = write_table(tmp_path / "shop.csv", frame()), tmp_path / "a", tmp_path / "s.csv"
+    base = ["--model", str(tmp_path / "base"), "--quiet"]
+    adapt = ["adapt", str(table), "--out", str(out), "--steps", "2", "--rank", "2", *base]
+    assert run([*adapt, "--shots", "16", "--json"]) == 0, capsys.readouterr().err
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["fault_types"] == ["cpu_fault", "latency_fault"]
+    use = ["--adapter", str(out), *base]
+    assert run(["score", str(table), "--out", str(scores), *use]) == 0, capsys.readouterr().err
+    assert {"probability", "fault_type"} <= set(pd.read_csv(scores).columns)
+    capsys.readouterr()
+    assert run(["detect", str(table), "--json", *use]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["threshold_from"] == "labels, by the adapter"
+    assert all("fault_type" in one for one in told["incidents"])
+    assert run(adapt) == 2
+    assert "exists; replace it with --force" in capsys.readouterr().err
+    assert run([*adapt, "--force", "--shots", "2"]) == 2
+    assert "fewer than the 3 classes" in capsys.readouterr().err
+    spans = tmp_path / "spans.csv"
+    spans.write_text("start,end\n2031-01-01T00:00:00,2031-01-01T01:00:00\n")
+    assert run([*adapt, "--force", "--labels", str(spans)]) == 2
+    assert "covers no row" in capsys.readouterr().err
+    assert run(["score", str(table), "--out", str(scores), "--force", "--adapter", str(out), "--quiet",
+                "--detector", "past_median"]) == 2  # fmt: skip
+    assert "means nothing to past_median" in capsys.readouterr().err
