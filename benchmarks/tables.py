@@ -186,7 +186,9 @@ def published() -> list[str]:
         f"{series} files of TSB-AD-U, offline forms, VUS-PR in TSB-AD's variant. r: correlation over files",
         "with the published column; off: absolute difference. The first seven rows are the same methods run",
         "elsewhere; what is left are ties that round-off breaks and windows cut off at a series' ends.",
-        "Below, seeds differ, and settings where TSB-AD's are not told.",
+        "Below, seeds differ, and settings where TSB-AD's are not told. `foreshock` is the default detector",
+        "as it ships, looking back only, beside what others publish on these series: means to compare, no",
+        "agreement to expect.",
         "Made by `python benchmarks/published.py`.",
         "",
     ]
