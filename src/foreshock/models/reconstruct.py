@@ -32,7 +32,7 @@ from foreshock.models.moment import Moment, load_moment
 from foreshock.models.oneline import PastMedian
 from foreshock.models.recognise import Recogniser, load_recogniser
 from foreshock.models.vigil import VigilDetector, VigilOptions
-from foreshock.models.weights import find, sha256
+from foreshock.models.weights import HEADS_NAME, find, sha256
 from foreshock.scores import Scores, layout, pool, smooth
 from foreshock.windows import PATCH, fill_forward, quantiles, to_grid, window_starts
 
@@ -123,6 +123,8 @@ def moment_detector(
         "precision": str(network.compute_dtype).removeprefix("torch."),
     }
     if recogniser is not None and isinstance(settings, VigilOptions):
+        if not isinstance(model, nn.Module):
+            facts["heads_sha256"] = sha256(find(str(model)) / HEADS_NAME)
         return VigilDetector(name, recogniser, settings, facts)
     assert isinstance(settings, EvidenceOptions)
     expectation = MomentExpectation(network, settings.length)
