@@ -1,4 +1,4 @@
-"""Writes benchmarks/RESULTS.md and docs/leakage.md from benchmarks/results/. Run by `make docs`."""
+"""Writes RESULTS.md here, docs/leakage.md and docs/plan.md from benchmarks/results/. Run by `make docs`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from foreshock.evaluate import audit_table, report
 HERE = Path(__file__).parent
 Record = dict[str, Any]
 LEAKAGE = HERE.parent / "docs" / "leakage.md"
+PLAN = HERE.parent / "docs" / "plan.md"
 BEGIN, END = "<!-- table: written by `make docs` -->", "<!-- end of table -->"
 HOURLY = "recall_at_one_false_alarm_an_hour_oracle"
 COUNTS = ("found", "service_first", "false_alarms")
@@ -102,10 +103,53 @@ def evaluation() -> list[str]:
 
 def leakage() -> str:
     """docs/leakage.md: its words as they stand, its table from the records."""
-    text = LEAKAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
+    return with_table(LEAKAGE, audit_table(read("audit.jsonl")))
+
+
+def with_table(page: Path, lines: Iterable[str]) -> str:
+    """A page's words as they stand, with this table between its marks."""
+    before, _, rest = page.read_text().partition(BEGIN)
     _, _, behind = rest.partition(END)
-    return before + BEGIN + "\n" + "\n".join(audit_table(read("audit.jsonl"))) + END + behind
+    return before + BEGIN + "\n" + "\n".join(lines) + END + behind
+
+
+def plan() -> str:
+    """docs/plan.md, with predicted beside measured memory."""
+    sizes = ("small", "base", "large")
+    records = sorted(read("plan_memory.jsonl"), key=lambda r: sizes.index(r["size"]))
+    holes = {_configuration(r): r["peak_bytes"] for r in records if r["has_holes"]}
+    rows = []
+    for r in records:
+        if r["has_holes"]:
+            continue
+        step, need = r["step"], r["need"]
+        # Of full training gradients would be part of it.
+        alone = [need["activations"] + need["workspace"], r["peak_bytes"] - r["ready_bytes"]]
+        alone = alone if step["method"] == "lora" else []
+        dropout = "" if step["dropout"] is None else f", dropout {step['dropout']:g}"
+        method = "full" if step["method"] == "full" else f"LoRA {step['rank']} on {' '.join(step['targets'])}"
+        rows.append(
+            [
+                r["size"],
+                method + dropout,
+                step["precision"],
+                f"{step['batch']} × {step['channels']} × {step['window']}",
+                "yes" if step["checkpointing"] else "",
+                f"{r['predicted_bytes'] / 2**20:.0f}",
+                f"{r['peak_bytes'] / 2**20:.0f}",
+                f"{r['predicted_bytes'] / r['peak_bytes'] - 1:+.1%}",
+                " / ".join(f"{size / 2**20:.0f}" for size in alone),
+                f"{holes[_configuration(r)] / 2**20:.0f}" if _configuration(r) in holes else "",
+                f"{r['cpu_s']:.2f}",
+            ]
+        )
+    head = ["MOMENT-1", "trained", "precision", "batch × KPIs × rows", "checkpointing", "predicted MiB"]
+    head += ["measured MiB", "off", "step alone, predicted / measured", "with holes", "processor s"]
+    return with_table(PLAN, table(head, rows))
+
+
+def _configuration(record: Record) -> str:
+    return record["size"] + json.dumps(record["step"], sort_keys=True)
 
 
 def speed() -> list[str]:
@@ -227,3 +271,4 @@ def whole() -> str:
 if __name__ == "__main__":
     (HERE / "RESULTS.md").write_text(whole())
     LEAKAGE.write_text(leakage())
+    PLAN.write_text(plan())

@@ -20,7 +20,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import what stands before it; names in one tuple may import one another's predecessors.
 ORDER = """
-    errors network | frame | quality sources | split windows | scores | memory models momentfm pretrain
+    errors network | frame | quality sources | split windows | scores
+    | memory models momentfm pretrain planning
     | tails calibrate decide changes findings origin explain alerts | metrics evaluate bench
     | runlog config | plots report | telemetry stream service | cli | __main__
 """.replace("|", " ").split()

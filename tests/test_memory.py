@@ -327,3 +327,11 @@ def test_watching_while_torch_is_loaded():
             del sys.modules["torch"]
         else:
             sys.modules["torch"] = whole
+
+
+def test_a_malloc_variable_is_somebody_elses_decision(monkeypatch):
+    """Freed memory is returned only where nobody has set up the allocator already."""
+    from foreshock.memory import return_freed_memory
+
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert return_freed_memory() is False

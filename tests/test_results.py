@@ -29,3 +29,8 @@ def test_the_leakage_page_is_what_the_records_say(tables):
     """The audit's table was written after the audit's last run."""
     assert tables.read("audit.jsonl"), "run `foreshock evaluate --audit`"
     assert tables.LEAKAGE.read_text() == tables.leakage()
+
+
+def test_the_plan_page_is_what_the_records_say(tables):
+    """The table of predicted memory was written after the last measurement."""
+    assert tables.PLAN.read_text() == tables.plan()

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from foreshock import __version__
-from foreshock.cli import adapt, config, data, detect, doctor, evaluate, inspect, make, runs, score, weights
+from foreshock.cli import (
+    adapt,
+    config,
+    data,
+    detect,
+    doctor,
+    evaluate,
+    inspect,
+    make,
+    plan,
+    runs,
+    score,
+    weights,
+)
 from foreshock.errors import ForeshockError
 
 app = typer.Typer(
@@ -36,6 +49,7 @@ app.command()(evaluate.evaluate)
 app.command()(adapt.adapt)
 app.command()(make.simulate)
 app.command()(make.pretrain)
+app.command()(plan.plan)
 
 
 def _version(asked: bool) -> None:
