@@ -101,6 +101,18 @@ def test_what_is_counted_is_what_autograd_keeps(step):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapters_of_peft_keep_what_is_counted(precision):
+    """The wrapper of these tests and of the benchmark stands for peft's own layers."""
+    peft = pytest.importorskip("peft")
+    step = Step(precision=precision, dropout=0.1, targets=("q", "v", "wo"))
+    model = small_network(replace(step, targets=("k",)))
+    for block in model.encoder.block:
+        block.layer[0].SelfAttention.k = block.layer[0].SelfAttention.k.base
+    peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=list(step.targets)))
+    assert _Count(model.config, step).kept() == pytest.approx(kept_bytes(model.train(), step), rel=0.06)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_weights_are_those_of_the_network(precision):
     """Every parameter and buffer but the table that nobody reads; on a card that too."""
     step = Step(precision=precision, dropout=0.0, targets=("q",))
