@@ -41,6 +41,7 @@ from foreshock.windows import PATCH, fill_forward, to_grid
 STATE = "state.safetensors"
 RARE = 2.2  # log odds by which training sees more anomalous steps than there are; taken back in use
 LOUD = 0.05  # share of KPIs that speak for an incident whose service nobody named
+LASTING = 4  # rows of a window that must reach the threshold
 QUIET_KPIS = 32  # series without an anomaly kept of each window and scale
 IGNORED, QUIET, FAULTY = -1, 0, 1
 
@@ -683,14 +684,15 @@ def judge(
     }
     final = learn(*every[:3], calm, _balanced(every))
     if not (late[1].any() and not late[1].all() and early[1].any() and not early[1].all()):
-        return final, {**facts, "threshold_from": "no validation part: even odds"}
+        return final, {**facts, "threshold_from": "no validation part"}
     first = learn(*early[:3], calm, _balanced(early))
     odds = first.odds(late[0])
     slope, shift = correct(odds, late[1], late[3] / late[3].mean())
     weight = slope * final.weight
     weight[-1] += shift
     chance = 1 / (1 + np.exp(-(slope * odds + shift)))
-    threshold = best_threshold(chance, late[1], late[3])
+    windows = _windows(chance, lessons, [s for s in shots if s.validates])
+    threshold = best_threshold(*windows)
     return replace(final, weight=weight, threshold=threshold), {
         **facts, "threshold_from": "the validation part", "slope": slope, "shift": shift,
     }  # fmt: skip
@@ -713,6 +715,25 @@ def _rows(lessons: Sequence[Lesson], seen: Sequence[np.ndarray], shots: Sequence
         width = seen[0].shape[1]
         return np.zeros((0, width)), np.zeros(0, bool), np.zeros(0, str), np.zeros(0)
     return cast(_Rows, tuple(np.concatenate([part[i] for part in parts]) for i in range(4)))
+
+
+def _windows(
+    chance: np.ndarray, lessons: Sequence[Lesson], shots: Sequence[Shot]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """From rows' chances to those of windows, whether faulty, and weight: the level that LASTING rows reach.
+
+    An incident is found when several rows stand out; its faint beginning may stay below the threshold.
+    """
+    found, at = [], 0
+    for shot in shots:
+        truth = lessons[shot.lesson].truth[shot.start : shot.end]
+        truth = truth[truth != IGNORED]
+        own, at = chance[at : at + len(truth)], at + len(truth)
+        own = np.sort(own[truth == FAULTY] if shot.is_faulty else own)[::-1]
+        if len(own):
+            found.append((own[min(LASTING, len(own)) - 1], shot.is_faulty, shot.weight))
+    values, faulty, weight = zip(*found, strict=True)
+    return np.array(values), np.array(faulty), np.array(weight)
 
 
 def _balanced(rows: _Rows) -> np.ndarray:
