@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import json
 from pathlib import Path
@@ -202,13 +203,13 @@ def test_options_from_a_file(tmp_path):
         read_options(path, Outer, "outer")
 
 
-@pytest.mark.parametrize(
-    "name", [p.name for p in sorted(PRESETS_FOLDER.glob("*.yaml")) if p.stem not in config.PRESETS]
-)
-def test_training_presets_are_valid(name):
-    """A preset for training reads as its options."""
-    training = pytest.importorskip("foreshock.pretrain")
-    assert read_options(PRESETS_FOLDER / name, training.PretrainConfig, "pretrain").steps > 0
+def test_presets_of_one_command_are_valid():
+    """The presets that are no settings read as the options of the command they belong to."""
+    pretrain, evaluate = (importlib.import_module(f"foreshock.{name}") for name in ("pretrain", "evaluate"))
+    kinds = {"nano": (pretrain.PretrainConfig, "pretrain"), "evaluate": (evaluate.Evaluation, "evaluate")}
+    assert {p.stem for p in PRESETS_FOLDER.glob("*.yaml")} == {*config.PRESETS, *kinds}
+    for name, (kind, command) in kinds.items():
+        read_options(PRESETS_FOLDER / f"{name}.yaml", kind, command)
 
 
 @pytest.mark.parametrize(
