@@ -48,4 +48,4 @@ FAULTS = (
 FULL = Plan(60.0, 300.0, 600.0, 60.0, 45.0, FAULTS), Size()
 # A step of 1 s: the detector settles in 64 rows. So short a past tells that something is wrong, not what.
 BRIEF = (Fault("catalog", "slow_query", 100_000), Fault("recommend", "memory", 8.0))
-SMALL = Plan(45.0, 85.0, 0.0, 12.0, 2.0, BRIEF), Size(step_s=1.0, window_s=6.0)
+SMALL = Plan(45.0, 110.0, 0.0, 12.0, 2.0, BRIEF), Size(step_s=1.0, window_s=6.0)

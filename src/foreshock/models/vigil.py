@@ -43,7 +43,7 @@ class VigilOptions:
     length: int = 256  # steps the network sees, the judged block included; 512 changes little
     block: int = 32  # steps judged behind one context
     scales: tuple[int, ...] = (1, 4, 16)  # rows a step
-    widths: tuple[int, ...] = (4, 16, 64)  # rows over which movement is averaged
+    widths: tuple[int, ...] = (4, 16)  # rows over which movement is averaged: longer ones outlast an incident
     usual: int = 4096  # rows that tell the usual movement
     wildest: float = 10.0  # times the usual squared step above which a step doesn't teach what is usual
     most: float = 100.0  # no movement counts as more than so many times the usual
