@@ -23,6 +23,7 @@ from testbed.bench import SPARE, Bench, Note, Size, running
 from testbed.plan import FULL, SMALL, Fault, Plan
 from testbed.processes import Child, free_ports
 
+CALM_S = 120.0  # an incident of the start is waited for so long
 LATE_S = 120.0  # an alert that does not end so long after its fault is told as not ended
 
 
@@ -116,6 +117,16 @@ async def settled(bench: Bench, outcome: Outcome, rest_s: float) -> None:
         await asyncio.sleep(0.5)
 
 
+async def calm(bench: Bench, url: str) -> None:
+    """Wait for open incidents to end, so that none swallows the first fault; two minutes at most."""
+    began = time.time()
+    while time.time() - began < CALM_S:
+        told = await _asked(bench, url)
+        if all(i["ended_at"] is not None for i in told["incidents"]):
+            return
+        await asyncio.sleep(1.0)
+
+
 async def run(plan: Plan, size: Size, folder: Path) -> dict[str, Any]:
     """One whole run; prints as it goes."""
     async with running(folder, size) as bench:
@@ -140,6 +151,7 @@ async def run(plan: Plan, size: Size, folder: Path) -> dict[str, Any]:
         false = [i for i in told["incidents"] if i["found_at"] >= quiet]
         still = [i["id"] for i in told["incidents"] if i["ended_at"] is None]
         say(f"{len(false)} false in quiet time; {told['kpis']} KPIs, threshold {told['threshold']}")
+        await calm(bench, url)
         outcomes = []
         for fault in plan.faults:
             outcome = await inject(bench, url, fault, plan.fault_s)
