@@ -21,7 +21,6 @@ import csv
 import hashlib
 import json
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ import numpy as np
 from foreshock.frame import Frame, Kpi
 from foreshock.metrics import period, vus_pr_tsb_ad
 from foreshock.models import load_detector
+from foreshock.runlog import git_commit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "published.jsonl"
@@ -110,13 +110,7 @@ def agreement(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def commit() -> str:
-    try:
-        run = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return run.stdout.strip()
+    return str((git_commit(HERE) or {"commit": "unknown"})["commit"])
 
 
 def main() -> None:

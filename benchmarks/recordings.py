@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from foreshock.frame import Frame
 from foreshock.memory import watch
 from foreshock.metrics import average_precision, count_events, fault_spans, roc_auc, spans
 from foreshock.models import Detector, load_detector
+from foreshock.runlog import git_commit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recordings.jsonl"
@@ -151,13 +151,7 @@ def root_causes(frame: Frame, scores: Any, events: Any, faults: list[tuple[int, 
 
 
 def commit() -> str:
-    try:
-        run = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return run.stdout.strip()
+    return str((git_commit(HERE) or {"commit": "unknown"})["commit"])
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 import warnings
@@ -34,6 +33,7 @@ import numpy as np
 import foreshock
 from foreshock.frame import Frame
 from foreshock.memory import watch
+from foreshock.runlog import git_commit
 from foreshock.sources import simulator
 from foreshock.sources.simulator import TRAINTICKET, Fault
 
@@ -485,13 +485,7 @@ def picture(real: Frame) -> None:
 
 
 def commit() -> str:
-    try:
-        run = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return run.stdout.strip()
+    return str((git_commit(HERE) or {"commit": "unknown"})["commit"])
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ class VigilStream:
         first = 0 if self.clock is None else self.clock[0] + 1
         evidence = np.zeros(values.shape, np.float32)
         expected = np.full(values.shape, np.nan, np.float32)
-        for rows in self._runs(grid.slots, first):
+        for rows in self._runs(grid.slots):
             begin = first if rows.start == 0 else int(grid.slots[rows.start - 1]) + 1
             dense = np.full((int(grid.slots[rows.stop - 1]) + 1 - begin, values.shape[1]), np.nan)
             at = grid.slots[rows] - begin
@@ -171,7 +171,7 @@ class VigilStream:
                 "a stream keeps its KPIs, start a new one."
             )
 
-    def _runs(self, slots: np.ndarray, first: int) -> list[slice]:
+    def _runs(self, slots: np.ndarray) -> list[slice]:
         """Rows in runs of whole blocks, few enough at once to bound memory."""
         span = self.options.block * max(1, CELLS // (self.options.block * len(self.kpis)))
         edges = np.flatnonzero(np.diff(slots // span)) + 1
