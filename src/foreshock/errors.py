@@ -37,6 +37,12 @@ class WeightsError(InputError):
     """A checkpoint is missing, damaged or not of the MOMENT format."""
 
 
+class NotFoundError(InputError):
+    """What was asked for by name is not there."""
+
+    http_status = 404
+
+
 class OutputError(InputError):
     """A result can't be written, or would overwrite something."""
 
