@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = """
     errors secret network | frame | quality sources | split windows | scores
     | memory models momentfm pretrain planning
-    | tails calibrate decide changes findings origin explain alerts | metrics evaluate bench
+    | tails calibrate decide changes findings origin explain bands alerts | metrics evaluate bench
     | runlog config | plots report | remote_write telemetry stream store service | cli | __main__
 """.replace("|", " ").split()
 
@@ -32,7 +32,10 @@ ALLOWED = {
     "safetensors": ("models/", "momentfm/", "pretrain/"),
     "matplotlib": ("plots.py", "plots/"),
     "yaml": ("config/",),
-    "pydantic": ("config/",),
+    "pydantic": ("config/", "service/"),
+    "fastapi": ("service/",),
+    "starlette": ("service/",),
+    "uvicorn": ("service/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "jinja2": ("report.py", "report/"),

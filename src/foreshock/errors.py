@@ -43,6 +43,12 @@ class NotFoundError(InputError):
     http_status = 404
 
 
+class StateError(InputError):
+    """What was asked doesn't go with how things are now."""
+
+    http_status = 409
+
+
 class OutputError(InputError):
     """A result can't be written, or would overwrite something."""
 

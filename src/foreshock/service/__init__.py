@@ -1,0 +1,1 @@
+"""The running service: its page and API, and learning from what people say of incidents."""
