@@ -58,6 +58,8 @@ bench: $(VENV)/.installed
 docs: $(VENV)/.developed
 	$(RUN)/python docs/generate.py
 	$(RUN)/python benchmarks/tables.py
+	$(RUN)/python benchmarks/methodology.py
+	$(RUN)/python benchmarks/simulator_likeness.py --page
 	$(RUN)/python -m testbed.document
 
 # requirements.txt, for those who want one: what a fresh environment holds after `pip install -c constraints.txt .`

@@ -1,7 +1,6 @@
 """How far the Train Ticket simulator resembles real recordings, quiet and broken, and where it does not.
 
     python benchmarks/simulator_likeness.py --data FOLDER     # measure: results, figure, page
-    python benchmarks/simulator_likeness.py --stream 1000000  # measure: rows a second, memory
     python benchmarks/simulator_likeness.py --page            # write the page's tables from the results
 
 FOLDER holds `nezha/` as docs/data.md describes it. Records go to benchmarks/results/simulator_likeness.jsonl,
@@ -20,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-import time
 import warnings
 from collections.abc import Iterable
 from itertools import pairwise
@@ -29,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables as tables_
+from tables import table
 
 import foreshock
 from foreshock.frame import Frame
-from foreshock.memory import watch
 from foreshock.runlog import git_commit
 from foreshock.sources import simulator
 from foreshock.sources.simulator import TRAINTICKET, Fault
@@ -295,31 +293,6 @@ def visible(recordings: int = 8) -> list[Record]:
     ]
 
 
-# ----------------------------------------------------------------------------------------------- stream
-
-
-def stream(rows: int, step_s: float) -> Record:
-    """Time, memory and size of one recording written to Parquet."""
-    plan = simulator.make_plan(0, rows, step_s, system=TRAINTICKET)
-    with tempfile.TemporaryDirectory() as folder, watch("simulate") as seen:
-        began, cpu = time.perf_counter(), time.process_time()
-        paths = simulator.write(simulator.blocks(plan), folder, plan=plan, csv=False)
-        took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
-        size = paths[0].stat().st_size
-        told = json.loads(paths[1].read_text("utf-8"))
-    return {
-        "kind": "stream",
-        "rows": rows,
-        "step_s": step_s,
-        "faults": len(told),
-        "fault_types": len({f["fault_type"] for f in told}),
-        "wall_s": round(took, 1),
-        "cpu_s": round(took_cpu, 1),
-        "peak_bytes": seen.peak.resident_bytes,
-        "parquet_bytes": size,
-    }
-
-
 # --------------------------------------------------------------------------------------- page and figure
 
 
@@ -330,25 +303,10 @@ def read() -> list[Record]:
 
 def keep(records: list[Record]) -> None:
     """Replace what was measured before of the same things."""
-
-    def what(r: Record) -> tuple[str, Any]:
-        return (r["kind"], r["rows"] if r["kind"] == "stream" else None)
-
-    fresh = {what(r) for r in records}
-    lines = [r for r in read() if what(r) not in fresh] + records
+    fresh = {r["kind"] for r in records}
+    lines = [r for r in read() if r["kind"] not in fresh] + records
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("".join(json.dumps(r) + "\n" for r in lines), encoding="utf-8")
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """A Markdown table."""
-    header = list(header)
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
 
 
 def short(value: float, digits: int = 2) -> str:
@@ -406,30 +364,43 @@ def tables(records: list[Record]) -> dict[str, str]:
     seen = sorted((r for r in records if r["kind"] == "visible"), key=lambda r: str(r["fault_type"]))
     rows = [[f"`{r['fault_type']}`", f"{r['told']} / {r['planted']}"] for r in seen]
     found["visible"] = "\n".join(table(["fault", "told / planted"], rows))
-    rows = [
-        [
-            f"{r['rows']:,}",
-            f"{r['step_s']:g} s",
-            f"{r['faults']:,}",
-            f"{r['cpu_s']:.0f} s",
-            f"{r['wall_s']:.0f} s",
-            f"{r['peak_bytes'] / 2**20:.0f} MiB",
-            f"{r['parquet_bytes'] / 1e6:.0f} MB",
-        ]
-        for r in sorted((r for r in records if r["kind"] == "stream"), key=lambda r: int(r["rows"]))
-    ]
-    header = ["rows", "step", "faults", "processor time", "wall time", "peak memory", "Parquet"]
-    found["stream"] = "\n".join(table(header, rows))
+    found["stream"] = "\n".join(cost())
     return found
 
 
+def cost() -> list[str]:
+    """What recordings cost, from the records of simulator_cost.py."""
+    rows = [
+        [
+            "`foreshock simulate`, CSV too" if r["is_default"] else "`--rows`, `--no-csv`",
+            f"{r['rows']:,}",
+            f"{r['step_s']:g} s",
+            f"{r['faults']:,} of {r['fault_types']} kinds",
+            f"{r['cpu_s']:.1f} s" if r["cpu_s"] < 60 else f"{r['cpu_s'] / 60:.1f} min",
+            f"{r['wall_s']:.1f} s" if r["wall_s"] < 60 else f"{r['wall_s'] / 60:.1f} min",
+            f"{r['load'][0]:g} to {r['load'][1]:g}",
+            f"{r['peak_bytes'] / 2**20:.0f} MiB",
+            f"{r['parquet_bytes'] / 1e6:,.0f} MB",
+        ]
+        for r in tables_.read("simulator_cost.jsonl")
+    ]
+    header = [
+        "command",
+        "rows",
+        "step",
+        "faults",
+        "processor time",
+        "wall time",
+        "load",
+        "peak memory",
+        "Parquet",
+    ]
+    return table(header, rows)
+
+
 def page(text: str, records: list[Record]) -> str:
-    """The page with its tables between `<!-- table: NAME -->` and `<!-- end -->` written anew."""
-    for name, body in tables(records).items():
-        start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
-        head, rest = text.split(start)
-        text = head + start + body + end + rest.split(end, 1)[1]
-    return text
+    """The page with its tables written anew."""
+    return tables_.filled(text, {name: [*body.splitlines(), ""] for name, body in tables(records).items()})
 
 
 def picture(real: Frame) -> None:
@@ -493,14 +464,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--stream", type=int, metavar="ROWS")
-    parser.add_argument("--step", type=float, default=15.0)
     parser.add_argument("--page", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*(empty slice|All-NaN|Degrees of freedom).*")
     made = {"commit": commit(), "version": foreshock.__version__}
-    if args.stream:
-        keep([stream(args.stream, args.step) | made])
     if args.data:
         ticket = foreshock.read(str(args.data / TICKET))
         boutique = foreshock.read(str(args.data / BOUTIQUE))

@@ -113,6 +113,15 @@ def with_table(page: Path, lines: Iterable[str]) -> str:
     return before + BEGIN + "\n" + "\n".join(lines) + END + behind
 
 
+def filled(text: str, blocks: dict[str, list[str]]) -> str:
+    """A page with each block between `<!-- table: NAME -->` and `<!-- end -->` written anew."""
+    for name, lines in blocks.items():
+        start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+        before, rest = text.split(start)
+        text = before + start + "\n".join(lines) + end + rest.split(end, 1)[1]
+    return text
+
+
 def plan() -> str:
     """docs/plan.md, with predicted beside measured memory."""
     sizes = ("small", "base", "large")

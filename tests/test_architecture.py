@@ -23,7 +23,7 @@ ORDER = """
     errors secret network | frame | quality sources | split windows | scores
     | memory models momentfm pretrain planning
     | tails calibrate decide changes findings origin explain bands alerts | metrics evaluate bench
-    | runlog config | plots report | remote_write telemetry stream store service | cli | __main__
+    | runlog tracking config | plots report | remote_write telemetry stream store service | cli | __main__
 """.replace("|", " ").split()
 
 # Who may import what is heavy or belongs in one place; a path is a file, or a folder with a slash.

@@ -15,10 +15,12 @@ from foreshock import models
 from foreshock.cli import run
 from foreshock.errors import ConfigError, FrameError, InputError, OutputError, SourceError
 from foreshock.evaluate import (
+    RECALLS,
     DataSet,
     DetectorChoice,
     Evaluation,
     audit_table,
+    compare_records,
     evaluate,
     held_by,
     holm,
@@ -408,7 +410,11 @@ def test_the_command_goes_on_where_it_was_killed(config, tmp_path, capsys):
     assert run(["evaluate", str(config)]) == 0
     first = capsys.readouterr()
     lines = out.read_text().splitlines()
-    assert len(lines) == 2 * 5
+    assert len(lines) == 2 * 5 + 1  # the last tells what the run took
+    took = json.loads(lines[-1])
+    assert (took["kind"], took["records"], took["of"]) == ("run", 10, 10)
+    assert took["peak_bytes"] > 0
+    lines = lines[:-1]
     assert "| *random* |" in first.out
     assert "past_median against each, paired" in first.out
     out.write_text("\n".join(lines[:6]) + "\n" + lines[6][:40])
@@ -418,8 +424,9 @@ def test_the_command_goes_on_where_it_was_killed(config, tmp_path, capsys):
     assert "6 records of 10" in second.err
     again = out.read_text().splitlines()
     assert again[:6] == lines[:6]
-    assert [json.loads(a)["key"] for a in again] == [json.loads(b)["key"] for b in lines]
-    record = json.loads(again[-1])
+    assert [json.loads(a)["key"] for a in again[:-1]] == [json.loads(b)["key"] for b in lines]
+    assert json.loads(again[-1])["records"] == 4
+    record = json.loads(again[-2])
     assert {"commit", "packages", "threads", "at"} <= record.keys()
     assert run(["evaluate", str(config), "--redo", "z 64", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 12
@@ -649,3 +656,97 @@ def test_spans_of_a_series_are_its_faults(data):
     """A run of ones is one fault."""
     part = named_parts(SERIES, data, 20)["a"]()
     assert part.faults == spans(part.frame.labels.anomaly)
+
+
+# -------------------------------------------------------------------------------- sketches, side by side
+
+
+def test_a_sketch_is_small_and_true(data):
+    """Precision falls from 1, the highest score keeps its column, faults and alarms are told in columns."""
+    one = setup(data, "robust_z")
+    (job,) = [j for j in plan(one) if j.choice.name == "robust_z" and j.series == "a"]
+    found = next(evaluate(one, [job]))["sketch"]
+    assert len(found["precision"]) == len(RECALLS)
+    assert found["precision"][0] == 1.0
+    assert found["precision"] == sorted(found["precision"], reverse=True)
+    line = found["timeline"]
+    assert (line["rows"], len(line["score"])) == (280, 240)
+    assert line["faults"] == [[137, 150]]  # rows 480 to 494 of those from 320 on, in 240 columns
+    assert max(v for v in line["score"] if v is not None) == max(line["score"][137:150])
+    assert len(json.dumps(found)) < 4000
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 2000), st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 300)), max_size=300))
+def test_a_sketch_has_a_bound_whatever_happens(rows, events):
+    """However many events there are, their columns rise, never overlap and end with the last one."""
+    from foreshock.evaluate.sketch import COLUMNS, _in_columns
+
+    columns = min(COLUMNS, rows)
+    found = _in_columns([(a, a + n) for a, n in events], 0, rows, columns)
+    edges = [edge for span in found for edge in span]
+    assert edges == sorted(edges)
+    assert all(0 <= left < right <= columns for left, right in found)
+    assert len(found) <= columns
+
+
+def test_only_the_first_seed_is_sketched(data):
+    """A page draws one seed; the others would only fill the disk."""
+    one = setup(data, "random")
+    drawn = [(r["seed"], "sketch" in r) for r in evaluate(one, plan(one, only=["random"]))]
+    assert drawn == [(0, True), (1, False)] * 2
+
+
+def test_the_command_keeps_sketches_beside_the_records(config, tmp_path, capsys):
+    """A line for each record of the first seed, with the record's key; records hold none."""
+    assert run(["evaluate", str(config), "--quiet"]) == 0
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    sketches = [json.loads(line) for line in (tmp_path / "out.sketches.jsonl").read_text().splitlines()]
+    assert [s["key"] for s in sketches] == [r["key"] for r in records if "key" in r]
+    assert not any("sketch" in r for r in records)
+
+
+def test_the_command_hands_records_to_trackers(config, tmp_path, capsys):
+    """`--track tensorboard:DIR` writes event files beside the JSONL; an unknown tracker stops before work."""
+    pytest.importorskip("tensorboard")
+    assert run(["evaluate", str(config), "--track", f"tensorboard:{tmp_path / 'tb'}", "--quiet"]) == 0
+    assert list((tmp_path / "tb" / "out").glob("events*"))
+    assert run(["evaluate", str(config), "--redo", "z 64", "--track", "nothing"]) == 2
+    assert "no tracker 'nothing'" in capsys.readouterr().err
+
+
+def test_two_files_are_laid_side_by_side():
+    """Paired over series with the same rows; what only one file has is told and left out."""
+    a = [made_record("x", s, v) for s, v in zip("abcde", (0.1, 0.2, 0.3, 0.4, 0.5), strict=True)]
+    b = [made_record("x", s, v + 0.1) for s, v in zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True)]
+    found = compare_records(
+        [*a, made_record("old", "a", 0.5)], [*b, made_record("new", "a", 0.5)], metrics=["vus_pr"]
+    )
+    (change,) = found.changes
+    assert change.difference.mean == pytest.approx(0.1)
+    assert (change.difference.n, change.better, change.worse, change.unshared) == (4, 4, 0, 1)
+    assert (found.only_a, found.only_b) == (("old",), ("new",))
+
+
+def test_files_that_share_nothing_are_refused():
+    """Other rows of a series are another series."""
+    a, b = made_record("x", "a", 0.5), made_record("x", "a", 0.5) | {"data_sha256": "f" * 64}
+    with pytest.raises(InputError, match="share no detector"):
+        compare_records([a], [b])
+    with pytest.raises(InputError, match="the second file holds no evaluation"):
+        compare_records([a], [])
+
+
+def test_the_command_compares_files(config, tmp_path, capsys):
+    """`runs compare A.jsonl B.jsonl` shows every shared detector; a file that isn't there is told."""
+    assert run(["evaluate", str(config), "--quiet"]) == 0
+    capsys.readouterr()
+    out = str(tmp_path / "out.jsonl")
+    assert run(["runs", "compare", out, out]) == 0
+    shown = capsys.readouterr().out
+    assert "z 64" in shown
+    assert "+0.000 [+0.000, +0.000]" in shown
+    assert run(["runs", "compare", out, out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"][0]["difference"]["mean"] == 0
+    assert run(["runs", "compare", out, "nothing.jsonl"]) == 2
+    assert "holds no evaluation record" in capsys.readouterr().err

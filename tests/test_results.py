@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,18 @@ def test_the_leakage_page_is_what_the_records_say(tables):
 def test_the_plan_page_is_what_the_records_say(tables):
     """The table of predicted memory was written after the last measurement."""
     assert tables.PLAN.read_text() == tables.plan()
+
+
+def test_the_methodology_is_what_the_records_say():
+    """Every block of the page was written after the last measurement."""
+    import methodology
+
+    assert methodology.PAGE.read_text("utf-8") == methodology.page()
+
+
+def test_no_figure_of_a_measurement_is_typed_by_hand():
+    """Outside of its blocks the methodology holds no decimal fraction and no share."""
+    import methodology
+
+    words = re.sub(r"<!-- table: .*?<!-- end -->", "", methodology.PAGE.read_text("utf-8"), flags=re.S)
+    assert not re.findall(r"\d\.\d|\d ?%", words)

@@ -36,6 +36,7 @@ def adapt(
     day: options.Day = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
+    track: options.Track = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -51,6 +52,7 @@ def adapt(
     )  # fmt: skip
     _check_folder(out, force)
     from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
+    from foreshock.tracking import tracking
 
     settings = resolved.settings
     plan = FinetuneOptions(
@@ -60,10 +62,11 @@ def adapt(
     if labels is not None:
         frame = with_spans(frame, read_spans(labels))
     done = 0
-    with console.progress("steps", steps) as advance:
+    with tracking(track or (), out.name) as handed, console.progress("steps", steps) as advance:
 
         def on_step(line: dict[str, Any]) -> None:
             nonlocal done
+            handed(line)
             step = int(line.get("step", done))
             advance(step - done)
             done = step

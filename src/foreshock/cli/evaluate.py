@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +51,7 @@ def evaluate(
     figure: Annotated[
         Path | None, typer.Option("--figure", metavar="PNG", help="With --audit: draw it too.")
     ] = None,
+    track: options.Track = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -69,7 +72,7 @@ def evaluate(
     path = out or Path(setup.out)
     if quick and out is None:
         path = path.with_name(f"{path.stem}-quick{path.suffix}")
-    records = _run(setup, path, only or (), redo or (), limit, rows, console)
+    records = _run(setup, path, only or (), redo or (), limit, rows, track or (), console)
 
     def text() -> str:
         from foreshock.evaluate import report
@@ -98,12 +101,21 @@ def _setup(config: Path | None, folder: str | None) -> Evaluation:
 
 
 def _run(
-    setup: Evaluation, path: Path, only: Any, redo: Any, limit: int | None, rows: int | None, console: Console
+    setup: Evaluation,
+    path: Path,
+    only: Sequence[str],
+    redo: Sequence[str],
+    limit: int | None,
+    rows: int | None,
+    track: Sequence[str],
+    console: Console,
 ) -> list[dict[str, Any]]:
     """Do what is not done yet; the records of everything that was asked for."""
     from foreshock.evaluate import evaluate as run
-    from foreshock.evaluate import plan
+    from foreshock.evaluate import plan, sketches_of
+    from foreshock.memory import watch
     from foreshock.runlog import Records
+    from foreshock.tracking import tracking
 
     jobs = plan(setup, only=[*only, *redo], limit=limit, rows=rows) if only else plan(
         setup, limit=limit, rows=rows
@@ -112,7 +124,8 @@ def _run(
     if wrong:
         plan(setup, only=sorted(wrong))  # says which there are
     facts = _made_with()
-    with Records(path) as file:
+    keys = {job.key for job in jobs}
+    with Records(path) as file, Records(sketches_of(path)) as sketches:
         if file.dropped_bytes:
             console.note(f"{path}: half a line of a killed run was taken away ({file.dropped_bytes} bytes)")
         anew = {job.key for job in jobs if job.choice.title in redo}
@@ -120,10 +133,27 @@ def _run(
         there = sum(job.key in done for job in jobs)
         if there:
             console.note(f"{counted(there, 'record')} of {len(jobs):,} are in {path} already")
-        with console.progress("records", len(jobs)) as advance:
+        began, began_cpu = perf_counter(), process_time()
+        with (
+            tracking(track, path.stem) as handed,
+            watch("evaluate") as seen,
+            console.progress("records", len(jobs)) as advance,
+        ):
             for record in run(setup, jobs, done, on_job=lambda job: advance(1)):
-                file.append({**record, **facts, "at": _now()})
-        keys = {job.key for job in jobs}
+                sketch = record.pop("sketch", None)
+                if sketch is not None:
+                    sketches.append({"kind": "sketch", "key": record["key"], **sketch})
+                handed(file.append({**record, **facts, "at": _now()}))
+        if keys - done:
+            took = {
+                "kind": "run",
+                "records": len(keys - done),
+                "of": len(keys),
+                "wall_s": round(perf_counter() - began, 1),
+                "cpu_s": round(process_time() - began_cpu, 1),
+                "peak_bytes": seen.peak.resident_bytes,
+            }
+            file.append({**took, **facts, "at": _now()})
         return [line for line in file.lines if line.get("key") in keys]
 
 

@@ -77,6 +77,7 @@ def pretrain(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML: out, steps, model, corpus, …")],
     steps: Annotated[int | None, typer.Option(help="Instead of the file's.", min=1)] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Instead of the file's.")] = None,
+    track: options.Track = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -84,6 +85,7 @@ def pretrain(
     from foreshock.config.document import read_options
     from foreshock.pretrain import PretrainConfig
     from foreshock.pretrain import pretrain as train
+    from foreshock.tracking import tracking
 
     console = Console(json, quiet)
     plan = read_options(config, PretrainConfig, "pretrain")
@@ -91,10 +93,14 @@ def pretrain(
     if Path(plan.out).exists() and not Path(plan.out).is_dir():
         raise OutputError(f"{plan.out} is a file; choose a folder with --out.")
     done = 0
-    with console.progress("steps", plan.steps) as advance:
+    with (
+        tracking(track or (), Path(plan.out).name) as handed,
+        console.progress("steps", plan.steps) as advance,
+    ):
 
         def on_step(line: dict[str, Any]) -> None:
             nonlocal done
+            handed(line)
             step = int(line.get("step", done))
             advance(step - done)
             done = step

@@ -58,6 +58,14 @@ Preset = Annotated[
 Log = Annotated[
     Path | None, typer.Option("--log", "--run-dir", metavar="DIR", help="Keep a folder of this run in DIR.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER[:PLACE]",
+        help="Hand the records to tensorboard, mlflow or trackio, too. May be repeated.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, on stdout alone.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]

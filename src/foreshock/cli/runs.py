@@ -55,10 +55,23 @@ def show(run: RunId = "latest", log: Folder = Path("runs"), json: options.Json =
 
 
 @app.command()
-def compare(a: RunId, b: RunId, log: Folder = Path("runs"), json: options.Json = False) -> None:
-    """What differs between two runs: settings, environment, model, last metrics."""
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A run's id or `latest`, or a JSONL file of evaluate.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
+    log: Folder = Path("runs"),
+    json: options.Json = False,
+) -> None:
+    """What differs between two runs (settings, environment, model, last metrics) or two evaluations.
+
+    Evaluations are paired over series: mean difference with its interval, signed-rank test.
+    """
     from foreshock import runlog
 
+    if a.endswith(".jsonl") and b.endswith(".jsonl"):
+        _compare_evaluations(Path(a), Path(b), Console(json))
+        return
     left, right = runlog.show(log, a), runlog.show(log, b)
     facts = {"a": left.id, "b": right.id, **runlog.compare(left, right)}
     rows = [
@@ -69,6 +82,58 @@ def compare(a: RunId, b: RunId, log: Folder = Path("runs"), json: options.Json =
     ]
     text = table(rows, ("", left.id, right.id)) if rows else "no difference"
     Console(json).result(facts, text)
+
+
+def _evaluation(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of records.
+
+    Raises:
+        InputError: no such file, or no evaluation in it.
+    """
+    from foreshock.errors import InputError
+    from foreshock.runlog import read_lines
+
+    lines = list(read_lines(path))
+    if not any(line.get("kind") == "evaluation" for line in lines):
+        raise InputError(
+            f"{path} holds no evaluation record; `foreshock evaluate --out FILE` writes such files."
+        )
+    return lines
+
+
+def _compare_evaluations(a: Path, b: Path, console: Console) -> None:
+    from foreshock.evaluate import compare_records
+
+    found = compare_records(_evaluation(a), _evaluation(b))
+
+    def text() -> str:
+        lines = [
+            f"A  {a}",
+            f"B  {b}",
+            "B less A, mean of the data sets' means, 95 % interval; paired over series.",
+        ]
+        for metric in dict.fromkeys(c.metric for c in found.changes):
+            rows = [
+                (
+                    c.detector, c.difference.n, f"{c.a:.3f}", f"{c.b:.3f}",
+                    f"{c.difference.mean:+.3f} [{c.difference.low:+.3f}, {c.difference.high:+.3f}]",
+                    f"{c.better} / {c.worse}", f"{c.p_holm:.3g}",
+                )
+                for c in found.changes
+                if c.metric == metric
+            ]  # fmt: skip
+            head = ("detector", "series", "A", "B", "difference", "better / worse", "p (Holm)")
+            lines += ["", metric, table(rows, head)]
+        for word, names in (("A", found.only_a), ("B", found.only_b)):
+            lines += ["", f"only in {word}: {', '.join(names)}"] if names else []
+        rest = sum(c.unshared for c in found.changes)
+        lines += ["", "Series that only one file has, or judged other rows of, are left out."] if rest else []
+        told = [
+            (f"{fact}", _short(", ".join(x)), _short(", ".join(y))) for fact, (x, y) in found.facts.items()
+        ]
+        return "\n".join([*lines, "", table(told, ("", "A", "B"))] if told else lines)
+
+    console.result(found.to_dict(), text)
 
 
 def _describe(facts: Mapping[str, Any]) -> str:

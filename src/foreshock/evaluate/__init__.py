@@ -8,15 +8,20 @@ Not here: the metrics themselves (metrics), the file of records (runlog), the fi
 """
 
 from foreshock.evaluate.audit import AuditRow, audit, audit_table
+from foreshock.evaluate.compare import Change, Comparison, compare_records
 from foreshock.evaluate.contamination import held_by
 from foreshock.evaluate.parts import DataSet, Part, named_parts
 from foreshock.evaluate.protocol import FLOOR, DetectorChoice, Evaluation, Job, evaluate, plan
-from foreshock.evaluate.statistics import Interval, SignedRank, holm, interval, wilcoxon
+from foreshock.evaluate.sketch import RECALLS, sketch, sketches_of
+from foreshock.evaluate.statistics import Interval, SignedRank, grouped_interval, holm, interval, wilcoxon
 from foreshock.evaluate.tables import leaderboard, paired_rows, report
 
 __all__ = [
     "FLOOR",
+    "RECALLS",
     "AuditRow",
+    "Change",
+    "Comparison",
     "DataSet",
     "DetectorChoice",
     "Evaluation",
@@ -26,7 +31,9 @@ __all__ = [
     "SignedRank",
     "audit",
     "audit_table",
+    "compare_records",
     "evaluate",
+    "grouped_interval",
     "held_by",
     "holm",
     "interval",
@@ -35,5 +42,7 @@ __all__ = [
     "paired_rows",
     "plan",
     "report",
+    "sketch",
+    "sketches_of",
     "wilcoxon",
 ]

@@ -7,7 +7,7 @@ Rows stand in time order: training part, gap, validation part, gap, judged part.
 - a table with `entity` and `split` columns: one part an entity, its split for training;
 - any other table or Nezha folder, as `foreshock.read` takes it: one part;
 - PetShop's table: the run without issues for training, the issues behind it;
-- `simulate:` recordings made on the spot.
+- `simulate:` recordings made on the spot: of Train Ticket, or `simulate:shop` and the like.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DataSet:
     """One family of data, as the configuration names it."""
 
     name: str
-    path: str  # below `folder`; or `simulate:`
+    path: str  # below `folder`; or `simulate:` with a system's name
     kind: Literal["series", "entities", "table", "petshop", "simulator"] = "table"
     origin: str = ""  # what contamination knows it by; the name in lower case unless given
     limit: int | None = None  # so many series, evenly over those that have an event to find
@@ -333,7 +333,11 @@ def _table(data: DataSet, path: Path, gap_rows: int) -> Part:
 def _simulated(data: DataSet, seed: int, gap_rows: int) -> Part:
     from foreshock.sources import simulator
 
-    frame = simulator.simulate(seed=seed, rows=data.rows or 2880, step_s=data.step_s or 30.0)
+    name = data.path.removeprefix("simulate:") or "trainticket"
+    usual = simulator.usual(name)
+    frame = simulator.simulate(
+        seed, data.rows or usual.rows, data.step_s or usual.step_s, system=usual.system
+    )
     return part_of(data, f"seed {seed}", frame, None, gap_rows)
 
 

@@ -26,6 +26,7 @@ from foreshock.decide import Event, decide
 from foreshock.errors import ConfigError, ForeshockError
 from foreshock.evaluate.contamination import held_by
 from foreshock.evaluate.parts import DataSet, Part, named_parts
+from foreshock.evaluate.sketch import sketch
 from foreshock.memory import watch
 from foreshock.metrics import METRICS, TOLERANCE_ROWS, Judged, event_counts, period
 from foreshock.models import Detector, fit, load_detector
@@ -175,7 +176,8 @@ def evaluate(
     """The records of the jobs that are not done yet, one after the other.
 
     A detector that can't score a part (too short, no labels to learn from) gives a record that says why; it
-    counts as done. `on_job` is told after each job, skipped ones too.
+    counts as done. Records of the first seed hold a `sketch`, what a page draws of them; it belongs into
+    a file of its own. `on_job` is told after each job, skipped ones too.
     """
     loaded: tuple[Any, Part] | None = None
     for job in jobs:
@@ -216,13 +218,18 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         return {**facts, "status": "refused", "reason": str(error)}
     about = detector.describe()
     model = about.get("model")
+    chosen = thresholds(part, scores, setup.false_alarms_per_day)
+    fixed = next(iter(chosen.values()))
+    drawn = (
+        {"sketch": sketch(part, scores, fixed, decide(scores, fixed))} if job.seed == setup.seeds[0] else {}
+    )
     return {
         **facts,
         "status": "done",
         "metrics": rank_figures(_metrics_of(setup, job.data), part, scores, window),
         "thresholds": {
             name: figures_at(setup.metrics, part, scores, threshold, setup.false_alarms_per_day)
-            for name, threshold in thresholds(part, scores, setup.false_alarms_per_day).items()
+            for name, threshold in chosen.items()
         },
         "cost": {**cost, "peak_bytes": seen.peak.resident_bytes},
         "weights_sha256": about.get("weights_sha256"),
@@ -231,6 +238,7 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         "contamination": held_by(
             model if isinstance(model, str) else None, job.data.origin or job.data.name.lower()
         ),
+        **drawn,
     }
 
 
