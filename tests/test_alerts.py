@@ -677,6 +677,33 @@ def test_state_is_read_back_whole():
     run(work())
 
 
+def test_a_full_disk_does_not_silence_us():
+    """Alerts go out all the same; that they may come again is told until the disk takes them."""
+
+    class Full(Memory):
+        is_full = True
+
+        def put(self, key, value):
+            if self.is_full:
+                raise OSError("no space left")
+            super().put(key, value)
+
+    async def work():
+        sink, store = Recorder(), Full()
+        box = outbox(sink, store)
+        box.take(incident(), BEGAN)
+        await deliver(box, 0)
+        assert sink.statuses == ["firing"]
+        assert "may come again" in box.problems["store"]
+        store.is_full = False
+        box.take(incident(ended=60), BEGAN + 60)
+        await deliver(box, 60)
+        assert sink.statuses == ["firing", "resolved"]
+        assert box.problems == {}
+
+    run(work())
+
+
 def test_two_sinks_do_not_wait_for_each_other():
     """One that is away does not keep the other from hearing."""
 

@@ -316,7 +316,13 @@ class Outbox:
         )
 
     def _save(self) -> None:
-        self._store.put(STATE, self._state())
+        """Keep what is to be told. A full disk must not silence us: it is noted, and told once more later."""
+        try:
+            self._store.put(STATE, self._state())
+        except Exception as error:
+            self.problems["store"] = f"{type(error).__name__}: alerts may come again after a restart"
+        else:
+            self.problems.pop("store", None)
 
     def _load(self) -> None:
         text = self._store.get(STATE)

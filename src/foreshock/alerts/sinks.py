@@ -7,6 +7,7 @@ Not here: when to send and when to try again (outbox).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -160,6 +161,7 @@ def open_client(access: Access, what: str) -> httpx.AsyncClient:
         auth=(access.user, password.reveal() if password else "") if access.user else None,
         verify=_trust(access.ca_file, what) if access.url.startswith("https") else False,
         timeout=access.timeout_s,
+        trust_env=False,  # what is configured is what is asked, whatever HTTP_PROXY says
         follow_redirects=False,  # a redirect would carry the token elsewhere
     )
 
@@ -186,10 +188,12 @@ async def post(
     import httpx
 
     where = shown(url)
+    limit_s = client.timeout.read
     try:
-        answer = await client.post(url, content=body, headers=headers)
-    except httpx.TimeoutException:
-        raise SinkAway(f"{where} did not answer within {client.timeout.read:g} s") from None
+        async with asyncio.timeout(limit_s):  # httpx's own limit holds for each packet; a drip must end too
+            answer = await client.post(url, content=body, headers=headers)
+    except (httpx.TimeoutException, TimeoutError):
+        raise SinkAway(f"{where} did not answer within {limit_s:g} s") from None
     except (httpx.HTTPError, OSError, ValueError) as error:  # ValueError: an answer that is no HTTP
         raise SinkAway(f"{where}: {type(error).__name__}") from None
     if answer.is_success:
