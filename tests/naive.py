@@ -43,20 +43,22 @@ def rolling_variance(column: np.ndarray, window: int) -> np.ndarray:
     return out
 
 
-def pool(evidence: np.ndarray, service: list[str], family: list[str], share: float) -> tuple:
-    """Root mean square over a family, then over a service's families; system: mean of the loudest share."""
+def pool(
+    evidence: np.ndarray, service: list[str], family: list[str], share: float, power: float
+) -> tuple:
+    """Mean of powers over a family, then over a service's families; system: mean of the loudest share."""
     names = list(dict.fromkeys(service))
     by_service, system = np.full((len(evidence), len(names)), np.nan), np.full(len(evidence), np.nan)
     for row, values in enumerate(evidence):
         for column, name in enumerate(names):
-            squares = []
+            powers = []
             for one in {f for s, f in zip(service, family, strict=True) if s == name}:
                 mine = [v for v, s, f in zip(values, service, family, strict=True) if (s, f) == (name, one)]
-                seen = [float(v) ** 2 for v in mine if math.isfinite(v)]
+                seen = [float(v) ** power for v in mine if math.isfinite(v)]
                 if seen:
-                    squares.append(sum(seen) / len(seen))
-            if squares:
-                by_service[row, column] = math.sqrt(sum(squares) / len(squares))
+                    powers.append(sum(seen) / len(seen))
+            if powers:
+                by_service[row, column] = (sum(powers) / len(powers)) ** (1 / power)
         loud = max(1, math.ceil(share * len(names)))
         if any(math.isfinite(v) for v in values):
             system[row] = sum(sorted(np.nan_to_num(by_service[row]), reverse=True)[:loud]) / loud

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import naive
 from foreshock.frame import Kpi
-from foreshock.scores import LOUDEST, family, join, layout, pool, smooth
+from foreshock.scores import LOUDEST, POWER, family, join, layout, pool, smooth
 
 
 def kpis(services, metrics) -> tuple[Kpi, ...]:
@@ -22,7 +22,7 @@ def kpis(services, metrics) -> tuple[Kpi, ...]:
 
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 7))
 def test_pool_agrees_with_the_slow_twin(seed, count, services):
-    """Root mean squares over families and services, mean of the loudest share; NaN left out."""
+    """Means of powers over families and services, mean of the loudest share; NaN left out."""
     rng = np.random.default_rng(seed)
     evidence = rng.exponential(1, (5, count)).astype(np.float32)
     evidence[rng.random(evidence.shape) < 0.3] = np.nan
@@ -32,7 +32,7 @@ def test_pool_agrees_with_the_slow_twin(seed, count, services):
     )
     by_service, system = pool(evidence, layout(meta))
     want_services, want_system = naive.pool(
-        evidence, [k.service for k in meta], [family(k) for k in meta], LOUDEST
+        evidence, [k.service for k in meta], [family(k) for k in meta], LOUDEST, POWER
     )
     np.testing.assert_allclose(by_service, want_services, rtol=1e-5)
     np.testing.assert_allclose(system, want_system, rtol=1e-5)

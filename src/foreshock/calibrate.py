@@ -204,7 +204,8 @@ def _from_few(values: np.ndarray, target: float) -> _Level:
     n = len(values)
     upper = float(np.quantile(values, 0.75))
     above = values[values > upper]
-    scale = float((above - upper).mean()) if len(above) else 0.0
+    # The median excess, not the mean: an incident among few rows must not stretch the guess.
+    scale = float(np.median(above - upper)) / math.log(2) if len(above) else 0.0
     if scale <= 0:  # a constant score: anything clearly above it is news
         scale = max(0.05 * abs(float(values.max())), 1e-6)
     rank = math.floor((n + 1) * target)  # how many rows may lie above

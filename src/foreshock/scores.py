@@ -41,6 +41,10 @@ class Scores:
 
 
 LOUDEST = 0.2  # share of services that speak for the system
+# Exponent of the means over a service's KPIs: below 1, many KPIs that stir say more than one that shouts.
+# 2 / 1 / 0.7 / 0.3: VUS-PR 0.60, 0.65, 0.68, 0.71 and AP 0.67, 0.69, 0.70, 0.67 over seven families of recordings;
+# docs/log.md, 2026-11-26.
+POWER = 0.6
 # Words of a metric's name that tell which quantile or unit, not which quantity.
 _VARIANT = re.compile(
     r"(?<![a-z0-9])"
@@ -84,18 +88,15 @@ def layout(kpis: tuple[Kpi, ...]) -> Layout:
 def pool(evidence: np.ndarray, plan: Layout) -> tuple[np.ndarray, np.ndarray]:
     """KPI evidence (T, K) → services (T, S) and system (T,), float32.
 
-    Root mean square, first over a family (p90, p95 and p99 of one latency speak once), then over a
-    service's families: one loud quantity is heard among quiet ones, several say more. The system is the
-    mean of its loudest fifth of services, at least one. Dead or missing KPIs count as if they were not
-    there; NaN where nothing was observed. Against the loudest 5 % of KPIs, AP on the wide Train Ticket
-    table is 0.71 in place of 0.62, on Online Boutique 0.60 in place of 0.54, on 88 KPIs 0.73 in place of
-    0.77 before smoothing (docs/log.md, 2026-11-24).
+    A mean of powers (`POWER`), first over a family (p90, p95 and p99 of one latency speak once), then over a
+    service's families. The system is the mean of its loudest fifth of services, at least one. Dead or
+    missing KPIs count as if they were not there; NaN where nothing was observed.
     """
     evidence = evidence[:, plan.order].astype(np.float64)
     observed = np.isfinite(evidence)
-    squares, seen = _mean_over(np.where(observed, evidence, 0) ** 2, observed, plan.families)
-    squares, seen = _mean_over(squares, seen, plan.services)
-    by_service = np.sqrt(squares)
+    powers, seen = _mean_over(np.abs(np.where(observed, evidence, 0)) ** POWER, observed, plan.families)
+    powers, seen = _mean_over(powers, seen, plan.services)
+    by_service = powers ** (1 / POWER)
     loud = max(1, int(np.ceil(LOUDEST * by_service.shape[1])))
     top = -np.partition(-by_service, loud - 1, axis=1)[:, :loud]
     system = np.where(seen.any(1), top.mean(1), np.nan)

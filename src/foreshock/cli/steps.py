@@ -23,7 +23,7 @@ CELL_BYTES = 160  # peak of reading and scoring a value in long pieces: 65,536 r
 # Peak of scoring a value in a short batch, without and with a network: 839 and 1,644 bytes at 4,096 rows of
 # 88 KPIs, less in longer ones, since detectors work in runs of RUN_CELLS themselves; 2026-11-26.
 SCORED_CELL_BYTES, NETWORK_CELL_BYTES = 900, 1700
-KPI_BYTES = 65_536  # whatever the batch: what a stream remembers of each KPI, and its copies; 16 to 66 KiB
+KPI_BYTES = 81_920  # whatever the batch: what a stream remembers of each KPI, and its copies; 32 to 82 KiB
 RUN_CELLS = 640_000
 PIECE_BYTES = 2**28  # larger pieces are no faster
 SETTLING_ROWS = 64  # Online Boutique: 15 of 24 faults found with it, 3 without; docs/log.md, 2026-11-24

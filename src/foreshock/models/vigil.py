@@ -3,11 +3,12 @@
 For each KPI and row, evidence is a product. The chance that recognition sees (the mean over 1, 4 and 16
 rows a step). How far the KPI's movement lately exceeds its usual movement: movement is the squared step from
 the row before, and the squared distance from what the network expected. How surprising its value is after
-all its past surprises. Each alone is fooled: the network by shapes it never met, movement by every spike
-that comes back each hour, surprise by whatever wanders. Where they agree, something is going on. All of it
-is causal, and needs no label, no training and no threshold of its own.
+all its past surprises, or how far outside all of its past it lies. Each alone is fooled: the network by
+shapes it never met, movement by every spike that comes back each hour, surprise by whatever wanders. Where
+they agree, something is going on. All of it is causal, and needs no label, no training and no threshold of
+its own.
 
-Not here: the network (recognise), blocks and scales (scan), errors (surprise), pooling (scores).
+Not here: the network (recognise), blocks and scales (scan), errors (surprise, distance), pooling (scores).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi
+from foreshock.models.distance import Distance
 from foreshock.models.evidence import EvidenceOptions, require_later
 from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Scan
@@ -47,7 +49,7 @@ class VigilOptions:
     usual: int = 4096  # rows that tell the usual movement
     wildest: float = 10.0  # times the usual squared step above which a step doesn't teach what is usual
     most: float = 100.0  # no movement counts as more than so many times the usual
-    newest: float = 0.6  # what a row counts in services and system, the rows before it the rest
+    newest: float = 0.9  # what a row counts in services and system, the rows before it the rest
     signals: tuple[str, ...] = SIGNALS  # fewer show what each is worth
     surprise: EvidenceOptions = field(default_factory=lambda: EvidenceOptions(**SURPRISE))
 
@@ -131,7 +133,7 @@ class VigilStream:
         o = options
         self.scans = [Scan(recogniser, f, o.length, o.block) for f in o.scales]
         self.steps, self.misses = Movement(o), Movement(o)
-        self.surprise = Surprise(o.surprise)
+        self.surprise, self.distance = Surprise(o.surprise), Distance(o.surprise)
 
     def push(self, piece: Frame) -> Scores:
         """Score the next rows.
@@ -189,7 +191,7 @@ class VigilStream:
         steps = squares(np.diff(known, axis=0))
         misses = np.where(np.isfinite(expected), squares(filled - expected), steps)
         movement = (self.steps.push(steps) + self.misses.push(misses)) / 2
-        surprise = self.surprise.push(dense, expected)
+        surprise = np.maximum(self.surprise.push(dense, expected), self.distance.push(dense))
         return fuse(chances, movement, surprise, self.options), expected
 
 
