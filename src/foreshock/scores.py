@@ -42,8 +42,8 @@ class Scores:
 
 LOUDEST = 0.2  # share of services that speak for the system
 # Exponent of the means over a service's KPIs: below 1, many KPIs that stir say more than one that shouts.
-# 2 / 1 / 0.7 / 0.3: VUS-PR 0.60, 0.65, 0.68, 0.71 and AP 0.67, 0.69, 0.70, 0.67 over seven families of recordings;
-# docs/log.md, 2026-11-26.
+# 2 / 1 / 0.7 / 0.3: VUS-PR 0.60, 0.65, 0.68, 0.71 and AP 0.67, 0.69, 0.70, 0.67 over seven families of
+# recordings; docs/log.md, 2026-11-26.
 POWER = 0.6
 # Words of a metric's name that tell which quantile or unit, not which quantity.
 _VARIANT = re.compile(
