@@ -20,9 +20,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import what stands before it; names in one tuple may import one another's predecessors.
 ORDER = """
-    errors secret network | frame | quality sources | split windows | scores
+    errors secret network | frame | quality sources | split windows | scores | tails calibrate
     | memory models momentfm pretrain planning
-    | tails calibrate decide changes findings origin explain bands alerts | metrics evaluate bench
+    | decide changes findings origin explain bands alerts | metrics evaluate bench
     | runlog tracking config | plots report | remote_write telemetry stream store service | cli | __main__
 """.replace("|", " ").split()
 
@@ -40,7 +40,9 @@ ALLOWED = {
     "rich": ("cli/",),
     "jinja2": ("report.py", "report/"),
     "sklearn": ("models/classical.py", "momentfm/"),
-    "peft": ("models/finetune.py",),
+    "peft": ("models/finetune.py", "models/training.py"),
+    "accelerate": ("models/processes.py",),
+    "torchao": ("models/quantise.py",),
     "pyod": ("models/classical.py",),
     "huggingface_hub": ("models/weights.py",),
     "pynvml": ("memory.py",),

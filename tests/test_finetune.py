@@ -14,13 +14,25 @@ import torch
 from foreshock.cli import run
 from foreshock.errors import ConfigError, FrameError, OutputError, WeightsError
 from foreshock.frame import Frame, Kpi, Labels
-from foreshock.models import finetune as tuning
 from foreshock.models import lora, weights
+from foreshock.models.figures import figure_names, service_figure_names
 from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
+from foreshock.models.judging import look
 from foreshock.models.moment import Moment, MomentConfig
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
-from foreshock.models.verdict import Verdict, figure_names, learn, logistic, probability_of, score_of
+from foreshock.models.series import Series
+from foreshock.models.shots import draw_shots
+from foreshock.models.verdict import (
+    Kinds,
+    Roots,
+    Verdict,
+    learn_incidents,
+    learn_kinds,
+    learn_roots,
+    probability_of,
+    score_of,
+)
 from foreshock.models.vigil import VigilDetector
 
 pytest.importorskip("peft")
@@ -74,7 +86,10 @@ def test_it_learns_and_zero_shot_stays(network: Recogniser, adapter: lora.Adapte
     truth = f.labels.anomaly
     assert np.median(scores.system[truth]) > 5 * np.median(scores.system[~truth])
     assert scores.kind_names == ("cpu_fault", "latency_fault")
-    np.testing.assert_allclose(scores.kinds.sum(1), 1, rtol=1e-5)
+    assert (scores.kinds.sum(1) <= 1 + 1e-5).all()
+    np.testing.assert_allclose(scores.origins.sum(1), 1, rtol=1e-5)
+    first = [scores.service_names[int(scores.origins[s + 3 : s + 14].sum(0).argmax())] for s in (100, 190)]
+    assert first == ["pay", "cart"]
     named = [adapter.verdict.name(scores.kinds[s + 3 : s + 14]) for s in (100, 190, 280, 370)]
     assert named == ["latency_fault", "cpu_fault"] * 2
     assert {p.name for p in Path(adapter.place).iterdir()} == set(lora.FILES)
@@ -99,7 +114,7 @@ def test_pieces_give_what_the_whole_gives(network: Recogniser, adapter: lora.Ada
     for size in (1, 7, 30, 1, 61, 100, 100):
         parts.append(stream.push(f.rows(slice(row, row + size))))
         row += size
-    for name in ("system", "services", "kpis", "kinds"):
+    for name in ("system", "services", "kpis", "kinds", "origins"):
         joined = np.concatenate([getattr(p, name) for p in parts])
         np.testing.assert_allclose(joined, getattr(whole, name), rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -155,8 +170,8 @@ def test_no_window_on_both_sides():
     """Training and validation share no row and no incident."""
     f = frame()
     base = detector(Recogniser(Moment(TINY)).eval())
-    lessons = [tuning._look(f, base)]
-    shots = tuning.draw_shots(lessons, QUICK, 16)
+    lessons = [look(f, base.recogniser, base.options)]
+    shots = draw_shots(lessons, QUICK.shots, 16)
     rows = [set(range(s.start, s.end)) for s in shots]
     late = set().union(*(r for s, r in zip(shots, rows, strict=True) if s.validates))
     early = set().union(*(r for s, r in zip(shots, rows, strict=True) if not s.validates))
@@ -258,22 +273,59 @@ def test_only_recognition_can_be_adapted(adapter: lora.Adapter):
         FinetuneOptions(targets=("x",))
 
 
-def test_few_labels_stay_near_zero_shot():
-    """Newton finds the optimum, a prior holds where nothing speaks against it, probabilities come back."""
+def test_what_is_learned_from_rows():
+    """Labels move the odds away from zero-shot only as far as they weigh; roots and kinds are found again."""
     rng = np.random.default_rng(0)
-    x = np.concatenate([rng.normal(0, 1, (4000, 1)), np.ones((4000, 1))], 1)
-    y = (rng.uniform(size=4000) < 1 / (1 + np.exp(-(2 * x[:, 0] - 1)))).astype(float)
-    found = logistic(x, y, np.ones(4000), np.zeros(2), 1e-3)
-    np.testing.assert_allclose(found, [2, -1], atol=0.2)
-    np.testing.assert_array_equal(logistic(x, y, np.zeros(4000), np.array([3.0, 4.0]), 1.0), [3, 4])
-    odds = np.array([-20.0, 0.0, 3.0])
-    np.testing.assert_allclose(probability_of(score_of(odds)), 1 / (1 + np.exp(-odds)), atol=1e-9)
-    count = len(figure_names())
-    rows = rng.gamma(2, 1, (60, count))
-    made = learn(rows, np.arange(60) % 2 > 0, np.where(np.arange(60) % 4 > 1, "a", "b"), rows, np.ones(60))
-    assert Verdict.from_dict(json.loads(json.dumps(made.to_dict())), "x").kinds == ("a", "b")
+    count, wide = len(figure_names()), len(service_figure_names())
+    met = rng.normal(0, 1, (400, count + 3 * wide))
+    bad = met[:, 3] > 0.5
+    some = learn_incidents(met, bad, np.full(400, 1e-9), met)[2]
+    many = learn_incidents(met, bad, np.full(400, 9.0), met)[2]
+    assert some[figure_names().index("system@0.6")] == pytest.approx(0.7, abs=1e-3)
+    assert int(np.abs(many[:-1]).argmax()) == 3
+    # The root is the service whose ninth figure stands out; the kind is told by its tenth.
+    services = rng.uniform(0, 1, (60, 4, wide))
+    root = np.arange(60) % 4
+    services[np.arange(60), root, 8] += 5
+    services[np.arange(60), root, 9] += np.where(np.arange(60) % 2 > 0, 4, 0)
+    incident, kind = np.arange(60) // 2 * 2, np.where(np.arange(60) % 2 > 0, "a", "b")
+    roots = learn_roots(list(services), root, incident, np.ones(wide))
+    chance, around = roots.read(services)
+    assert (chance.argmax(1) == root).all()
+    kinds = learn_kinds(around, kind, np.arange(60))
+    assert [kinds.names[i] for i in kinds.chances(around).argmax(1)] == list(kind)
+    far = kinds.chances(around + 50)
+    assert far.max() == 0
+    center, spread, odds = learn_incidents(met, bad, np.ones(400), met)
+    made = Verdict(center, spread, odds, roots, kinds, 0.5)
+    again = Verdict.from_dict(json.loads(json.dumps(made.to_dict())), "x")
+    for a, b in zip(
+        again.read(met[:60, :count], services), made.read(met[:60, :count], services), strict=True
+    ):
+        np.testing.assert_allclose(a, b)
     assert made.name(np.array([[0.5, 0.45]])) == "a"
     assert made.name(np.array([[0.4, 0.4]])) == "unknown"
+    odds = np.array([-20.0, 0.0, 3.0])
+    np.testing.assert_allclose(probability_of(score_of(odds)), 1 / (1 + np.exp(-odds)), atol=1e-9)
+
+
+def test_a_verdict_fits_a_deployment_with_fewer_quantities():
+    """Narrowed to the figures that there are, it says what the whole says where the others are 0."""
+    rng = np.random.default_rng(1)
+    count, wide = len(figure_names()), len(service_figure_names())
+    roots = Roots(np.ones(wide), rng.normal(0, 1, 2 * wide))
+    kinds = Kinds(("a", "b"), rng.normal(0, 1, (2, 3 * wide + 1)), np.zeros((2, 3 * wide)), np.ones(2) * 1e6)
+    made = Verdict(
+        np.zeros(count + 3 * wide), np.ones(count + 3 * wide), rng.normal(0, 1, count + 3 * wide + 1), roots,
+        kinds, 0.5,
+    )  # fmt: skip
+    columns = np.arange(5, 25)
+    rows, services = rng.normal(0, 1, (7, count)), np.zeros((7, 3, wide))
+    services[:, :, columns] = rng.uniform(0, 1, (7, 3, 20))
+    whole = made.read(rows, services)
+    part = made.narrow(columns).read(rows, services[:, :, columns])
+    for a, b in zip(whole, part, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def write_table(path: Path, f: Frame) -> Path:
@@ -322,3 +374,71 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["score", str(table), "--out", str(scores), "--force", "--adapter", str(out), "--quiet",
                 "--detector", "past_median"]) == 2  # fmt: skip
     assert "means nothing to past_median" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("out of memory")])
+def test_out_of_memory_halves_the_piece_and_goes_on(
+    network: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    """The batch stays whole, so losses are those of a run with memory to spare; the record tells of it."""
+    from foreshock.models import training
+
+    still = Recogniser(Moment(replace(TINY, dropout=0.0, patch_dropout=0.0))).eval()
+    whole: list[dict] = []
+    finetune(frame(), tmp_path / "whole", still, QUICK, whole.append, **WINDOW)
+    real, sizes = training.recognition_loss, []
+
+    def scarce(net: object, series: Series, expect: float, weights: object = None) -> torch.Tensor:
+        if weights is not None:
+            sizes.append(len(series.values))
+            if len(series.values) > 3:
+                raise error
+        return real(net, series, expect, weights)
+
+    monkeypatch.setattr(training, "recognition_loss", scarce)
+    told: list[dict] = []
+    finetune(frame(), tmp_path / "scarce", still, QUICK, told.append, **WINDOW)
+    assert sizes[:3] == [8, 4, 2]
+    assert max(sizes[2:]) == 2
+    assert [line["micro_batch"] for line in told if line["kind"] == "memory"] == [4, 2]
+    losses = [[line["loss"] for line in lines if line["kind"] == "step"] for lines in (whole, told)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_pieces_and_checkpointing_learn_the_same(network: Recogniser, tmp_path: Path):
+    """Smaller pieces, and blocks computed again on the way back, change memory and not what is learned."""
+    still = Recogniser(Moment(replace(TINY, dropout=0.0, patch_dropout=0.0))).eval()
+    made = [
+        finetune(frame(), tmp_path / str(i), still, options, **WINDOW).facts["final_loss"]
+        for i, options in enumerate((QUICK, replace(QUICK, micro_batch=3, checkpointing=True)))
+    ]
+    assert made[1] == pytest.approx(made[0], abs=1e-5)
+
+
+def test_a_single_kind_can_be_unknown(network: Recogniser, tmp_path: Path):
+    """Who has met one kind alone names it where it comes back, and does not name another kind by it."""
+    f = frame()
+    labels = f.labels
+    assert labels is not None
+    other = labels.fault_type == "cpu_fault"
+    only = replace(
+        labels, ignore=labels.ignore | other, anomaly=labels.anomaly & ~other,
+        fault_type=np.where(other, "", labels.fault_type), fault_id=np.where(other, -1, labels.fault_id),
+    )  # fmt: skip
+    made = finetune(replace(f, labels=only), tmp_path / "one", network, replace(QUICK, steps=0), **WINDOW)
+    assert made.verdict.kinds == ("latency_fault",)
+    again = frame(seed=5)
+    scores = detector(network, made).score(again)
+    named = [made.verdict.name(scores.kinds[s + 3 : s + 14]) for s in (100, 190, 280, 370)]
+    assert named == ["latency_fault", "unknown"] * 2
+
+
+def test_another_number_of_kpis(network: Recogniser, adapter: lora.Adapter):
+    """An adapter runs on a table with other columns; a stream that changes them on its way is told so."""
+    wide = frame(services=("cart", "pay", "web", "mail"))
+    d = detector(network, adapter)
+    assert d.score(wide).origins.shape == (len(wide), 4)
+    stream = d.stream()
+    stream.push(frame().rows(slice(0, 50)))
+    with pytest.raises(FrameError, match="a stream keeps its KPIs"):
+        stream.push(wide.rows(slice(50, 100)))

@@ -30,6 +30,7 @@ class Scores:
     expected: np.ndarray | None = None  # (T, K) float32 in the KPI's own units, where the detector has one
     kinds: np.ndarray | None = None  # (T, C) float32, 0..1: of each kind of fault, if there is one at all
     kind_names: tuple[str, ...] = ()  # C of them
+    origins: np.ndarray | None = None  # (T, S) float32, 0..1: of each service to be the root, likewise
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -129,6 +130,7 @@ def join(pieces: Sequence[Scores]) -> Scores:
         return pieces[0]
     expected = [piece.expected for piece in pieces if piece.expected is not None]
     kinds = [piece.kinds for piece in pieces if piece.kinds is not None]
+    origins = [piece.origins for piece in pieces if piece.origins is not None]
     return replace(
         pieces[0],
         time_ns=np.concatenate([piece.time_ns for piece in pieces]),
@@ -137,4 +139,5 @@ def join(pieces: Sequence[Scores]) -> Scores:
         system=np.concatenate([piece.system for piece in pieces]),
         expected=np.concatenate(expected) if len(expected) == len(pieces) else None,
         kinds=np.concatenate(kinds) if len(kinds) == len(pieces) else None,
+        origins=np.concatenate(origins) if len(origins) == len(pieces) else None,
     )

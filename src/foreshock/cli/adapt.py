@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,15 @@ def adapt(
     targets: Annotated[str, typer.Option(help="Which products are changed: q,k,v,o,wi_0,wi_1,wo.")] = "q,v",
     steps: Annotated[int, typer.Option(help="Of training, at most; 0: the verdict alone.", min=0)] = 120,
     seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.", min=0)] = 0,
+    precision: Annotated[
+        str, typer.Option(help="Of the frozen network while it learns: fp32, bf16, int8 or 4-bit.")
+    ] = "fp32",
+    micro_batch: Annotated[
+        int, typer.Option(help="Series at once, where memory is short; 0: the whole batch.", min=0)
+    ] = 0,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Keep less on the way forth; slower.")
+    ] = False,
     model: options.Model = None,
     services: options.Services = None,
     timestamp: options.Timestamp = None,
@@ -44,6 +54,7 @@ def adapt(
     """Learn from labelled incidents, for `--adapter` of score and detect.
 
     Killed, the same command goes on where it was; a previous adapter stays until the new one is whole.
+    `accelerate launch -m foreshock adapt …` trains on several processes, which must see the same folders.
     """
     console = Console(json, quiet)
     resolved = options.settings_from(
@@ -56,8 +67,9 @@ def adapt(
 
     settings = resolved.settings
     plan = FinetuneOptions(
-        shots=shots, rank=rank, targets=tuple(targets.replace(" ", "").split(",")), steps=steps, seed=seed
-    )
+        shots=shots, rank=rank, targets=tuple(targets.replace(" ", "").split(",")), steps=steps, seed=seed,
+        precision=precision, micro_batch=micro_batch, checkpointing=checkpointing,
+    )  # fmt: skip
     frame = read_whole(input, settings, console)
     if labels is not None:
         frame = with_spans(frame, read_spans(labels))
@@ -75,6 +87,8 @@ def adapt(
             frame, out, settings.detector.model, plan, on_step,
             length=settings.window.length, block=settings.window.stride,
         )  # fmt: skip
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes one speaks
     facts = {"adapter": str(out), "base_sha256": adapter.base_sha256, **adapter.facts,
              "threshold": adapter.verdict.threshold, "fault_types": list(adapter.verdict.kinds)}  # fmt: skip
     console.result(

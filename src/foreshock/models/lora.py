@@ -30,9 +30,12 @@ from torch import Tensor, nn
 from foreshock.errors import ConfigError, OutputError, WeightsError
 from foreshock.frame import Frame
 from foreshock.models import weights
+from foreshock.models.evidence import EvidenceOptions
+from foreshock.models.figures import Groups, Lasting, Silence, distance, figures, groups_of, service_figures
 from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Reading, Scan
-from foreshock.models.verdict import Lasting, Verdict, figures, quantities, score_of
+from foreshock.models.surprise import Scales, Surprise
+from foreshock.models.verdict import Verdict, score_of
 from foreshock.models.vigil import VigilDetector, VigilOptions, VigilStream
 from foreshock.scores import Scores
 from foreshock.windows import to_grid
@@ -41,7 +44,8 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 OURS = "foreshock.json"
 FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
-FORMAT = 1
+FORMAT = 2
+AT_ONCE = 512  # rows whose services are weighed at once
 _PREFIX = "base_model.model."
 
 
@@ -216,7 +220,7 @@ def merge(base: Recogniser, tensors: Mapping[str, Tensor], scale: float, place: 
     return made.eval()
 
 
-class _Heard(Scan):
+class _HeardScan(Scan):
     """A scale whose newest reading can be asked for."""
 
     reading: Reading | None = None
@@ -226,42 +230,64 @@ class _Heard(Scan):
         return self.reading
 
 
+class _HeardSurprise(Surprise):
+    """A surprise that tells the level and the spread by which it judged each of the newest rows."""
+
+    def __init__(self, options: EvidenceOptions) -> None:
+        super().__init__(options)
+        self.usual: list[np.ndarray] = []  # (2, n, K) each
+
+    def _take(self, values: np.ndarray, expected: np.ndarray, scales: Scales) -> np.ndarray:
+        usual = np.stack([scales.level, scales.spread[1]])[:, None]
+        self.usual.append(np.broadcast_to(usual, (2, *values.shape)))
+        return super()._take(values, expected, scales)
+
+    def tell(self) -> np.ndarray:
+        """(2, n, K) of the rows since the last time."""
+        told, self.usual = np.concatenate(self.usual, axis=1), []
+        return told
+
+
 class PooledStream(VigilStream):
     """Scores rows as the default detector does, and pools what it saw into figures of each row."""
 
     def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str) -> None:
         super().__init__(recogniser, options, detector)
-        self.scans = [_Heard(recogniser, f, options.length, options.block) for f in options.scales]
-        self.running = Lasting()
-        self.kinds = np.zeros(0, int)
-        self.pooled: list[np.ndarray] = []
+        self.scans = [_HeardScan(recogniser, f, options.length, options.block) for f in options.scales]
+        self.surprise = _HeardSurprise(options.surprise)
+        self.running, self.service_running, self.silence = Lasting(), Lasting(), Silence()
+        self.groups: Groups | None = None
+        self.pooled: list[tuple[np.ndarray, ...]] = []
 
-    def push_pooled(self, piece: Frame) -> tuple[Scores, np.ndarray]:
-        """The scores of the next rows, and their figures (n, F)."""
+    def push_pooled(self, piece: Frame) -> tuple[Scores, tuple[np.ndarray, ...]]:
+        """The scores of the next rows, and what `reduce` makes of their figures."""
         clock = self.clock
         scores = super().push(piece)
         grid = to_grid(piece.time_ns, self.step_s, clock, self.options.length)
         first = 0 if clock is None else clock[0] + 1
-        rows, self.pooled = np.concatenate(self.pooled), []
-        return scores, rows[grid.slots - first]
+        whole, self.pooled = [np.concatenate(parts) for parts in zip(*self.pooled, strict=True)], []
+        return scores, tuple(part[grid.slots - first] for part in whole)
 
-    def _begin(self, piece: Frame) -> None:
-        super()._begin(piece)
-        if len(self.kinds) != len(self.kpis):
-            self.kinds = quantities(self.kpis)
+    def reduce(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What is kept of some rows' figures (n, F) and those of their services (n, S, G): both."""
+        return rows, services
 
     def _judge(self, dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         evidence, expected = super()._judge(dense)
+        groups = self.groups = self.groups or groups_of(self.kpis)
         readings = []
-        for scan in cast("list[_Heard]", self.scans):
+        for scan in cast("list[_HeardScan]", self.scans):
             assert scan.reading is not None
             readings.append(scan.reading.chance)
             scan.reading = None
         seen = np.isfinite(dense)
         with np.errstate(invalid="ignore"):
             is_up = dense > np.where(np.isfinite(expected), expected, np.inf)
-        rows = figures(np.where(seen, evidence, 0.0), np.stack(readings), is_up, self.kinds, self.layout)
-        self.pooled.append(self.running.push(rows))
+        heard = np.where(seen, evidence, 0.0)
+        off = distance(dense, *cast(_HeardSurprise, self.surprise).tell())
+        rows = figures(heard, np.stack(readings), is_up, groups.kinds, self.layout)
+        services = service_figures(heard, is_up, off, self.silence.push(seen), groups)
+        self.pooled.append(self.reduce(self.running.push(rows), self.service_running.push(services)))
         return evidence, expected
 
 
@@ -271,12 +297,23 @@ class AdaptedStream(PooledStream):
     def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str, fitted: Verdict) -> None:
         super().__init__(recogniser, options, detector)
         self.fitted = fitted
+        self.here: Verdict | None = None  # for the figures that this deployment has
 
     def push(self, piece: Frame) -> Scores:
-        scores, rows = self.push_pooled(piece)
-        system = np.where(np.isfinite(scores.system), score_of(self.fitted.odds(rows)), np.nan)
-        kinds = self.fitted.kinds_of(rows).astype(np.float32)
-        return replace(scores, system=system.astype(np.float32), kinds=kinds, kind_names=self.fitted.kinds)
+        scores, (odds, kinds, origins) = self.push_pooled(piece)
+        system = np.where(np.isfinite(scores.system), score_of(odds), np.nan).astype(np.float32)
+        return replace(
+            scores, system=system, kinds=kinds, kind_names=self.fitted.kinds, origins=origins
+        )  # fmt: skip
+
+    def reduce(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, ...]:
+        assert self.groups is not None
+        if self.here is None:
+            self.here = self.fitted.narrow(self.groups.columns)
+        some = [slice(at, at + AT_ONCE) for at in range(0, len(rows), AT_ONCE)]
+        read = [self.here.read(rows[part], services[part]) for part in some]
+        odds, kinds, origins = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        return odds, kinds.astype(np.float32), origins.astype(np.float32)
 
 
 class AdaptedDetector(VigilDetector):

@@ -18,7 +18,7 @@ from foreshock.windows import quantiles
 
 
 @dataclass(slots=True)
-class _Scales:
+class Scales:
     """What was fixed when a block began, from the rows before it."""
 
     level: np.ndarray  # (K,) median of the memory
@@ -36,7 +36,7 @@ class Surprise:
         self.values: np.ndarray | None = None  # (<= memory, K)
         self.errors: np.ndarray  # (2, <= memory, K) float32
         self.ratios: np.ndarray  # (2, <= memory, K) float32, error by spread
-        self.scales: _Scales | None = None
+        self.scales: Scales | None = None
 
     def push(self, values: np.ndarray, expected: np.ndarray) -> np.ndarray:
         """The next rows (n, K), NaN where not observed, and what was expected of them → (n, K), 0 is calm."""
@@ -54,7 +54,7 @@ class Surprise:
             at = edge
         return out
 
-    def _fix(self) -> _Scales:
+    def _fix(self) -> Scales:
         o = self.options
         assert self.values is not None
         level = quantiles(self.values, (0.5,))[0]
@@ -64,9 +64,9 @@ class Surprise:
         weight = seen / (seen + o.block)
         spread = np.stack([weight * spread_of(e, floor) + (1 - weight) * scatter for e in self.errors])
         tail = np.stack([tail_of(r, o) for r in self.ratios])
-        return _Scales(level, spread, tail, seen / (seen + o.trust_steps))
+        return Scales(level, spread, tail, seen / (seen + o.trust_steps))
 
-    def _take(self, values: np.ndarray, expected: np.ndarray, scales: _Scales) -> np.ndarray:
+    def _take(self, values: np.ndarray, expected: np.ndarray, scales: Scales) -> np.ndarray:
         """Weigh rows of one block, then remember them."""
         o = self.options
         assert self.values is not None

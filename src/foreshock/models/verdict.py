@@ -1,152 +1,120 @@
-"""From the evidence of all KPIs to one probability a row, and to the kind of fault.
+"""From the figures of a row to the probability of an incident, its kind and the service it came from.
 
-Each row becomes a fixed number of figures that don't depend on the order or the number of KPIs and services:
-how loud the loudest are, how many join in, and which quantities (processor, memory, latency, ...) go up or
-down. A logistic regression on them is learned from labels; what it learned on one deployment says something
-on another.
+Three small models, learned from labels: a logistic regression on the system's figures says whether there is
+an incident; one weight for each figure of a service, the same for all services, says which of them it comes
+from; and a softmax on the figures of that service, of the others and of all says which kind it is. Each is
+pulled towards what is known without labels, so that few of them move little.
 
-Not here: the evidence itself (vigil), choosing what to learn from (finetune), files (lora).
+Not here: the figures (figures), choosing what to learn from (judging), files (lora).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from foreshock.errors import WeightsError
-from foreshock.frame import Kpi
-from foreshock.scores import Layout, pool
+from foreshock.models.figures import (
+    NEWEST,
+    OTHER,
+    QUANTITIES,
+    SYSTEM,
+    WAYS,
+    figure_names,
+    service_figure_names,
+)
 
 UNKNOWN = "unknown"
 SURE = 0.5  # probability of a kind below which it is not named
-NEWEST = (0.6, 0.15)  # what a row counts in the two running means of each figure
-RIDGE, KIND_RIDGE = 3.0, 3.0  # pull towards the prior, in rows of evidence
-FEW = 4  # faulty windows at which a threshold from them counts half
-# Where a threshold is pulled, and the lowest there may be. On another recording than the labelled one
-# (simulated, seeds 1001 and 2001) all of 11 faults were found up to 0.95, with 10 false alarms at 0.3, 6 at
-# 0.5 to 0.7, 5 at 0.85 and 2 at 0.95; 2026-11-26.
-CAREFUL, LOWEST = 0.85, 0.5
-PLATT_RIDGE = 8.0  # the same for the correction on the validation part
-# Words in a metric's name, the first that fits; what fits none is a kind of its own.
-QUANTITIES: dict[str, str] = {
-    "error": r"err|fail|5xx|4xx|exception|abort",
-    "success": r"success|availab|ready|healthy",
-    "restart": r"restart|oom|kill",
-    "latency": r"lat|duration|response|p\d\d|delay|rtt|wait",
-    "processor": r"cpu|core|throttl|load",
-    "memory": r"mem|heap|rss|swap|gc",
-    "disk": r"disk|fs|io|read|write|storage",
-    "network": r"net|receive|transmit|rx|tx|packet|tcp|socket",
-    "queue": r"queue|pool|conn|thread|pending|backlog",
-    "traffic": r"rps|qps|ops|request|workload|rate|count|calls|total",
-}
-OTHER = "other"
-_POOLED = ("loudest", "twentieth", "fifth", "mean", "chance_loudest", "chance_fifth", "fine_fifth",
-           "coarse_fifth", "system", "service_first", "service_gap", "services_loud")  # fmt: skip
-SYSTEM = _POOLED.index("system")
+RIDGE = 60.0  # pull of the odds towards the prior, in rows of evidence
+KIND_RIDGE, ROOT_RIDGE = 1.0, 1.0  # the same, in incidents
+LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows is not believed without end
+FARTHEST = 10.0  # spreads
+REACH = 2.0  # times the usual distance within a kind up to which an incident may be of it
 
 
-def figure_names() -> tuple[str, ...]:
-    """What the figures of a row are called, in their order."""
-    kinds = [f"{name}_{way}" for name in (*QUANTITIES, OTHER) for way in ("up", "down")]
-    return tuple(f"{name}@{newest}" for newest in NEWEST for name in (*_POOLED, *kinds))
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """What points at the service that an incident comes from; G figures of a service."""
+
+    spread: np.ndarray  # (G,) of each figure over quiet rows, above 0
+    weight: np.ndarray  # (2 G,) of a service's figures, and of how far they exceed those of all others
+
+    def narrow(self, columns: np.ndarray) -> Roots:
+        """For a deployment that has only these of the figures."""
+        return Roots(self.spread[columns], self.weight[blocks(columns, len(self.spread), 2)])
+
+    def read(self, services: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, S, G) figures → how likely each service is the root (n, S), and what is around it (n, 3 G)."""
+        size = np.minimum(services / self.spread.astype(services.dtype), FARTHEST)
+        chance = softmax(beside_others(size) @ self.weight.astype(services.dtype))
+        return chance, around(size, chance)
 
 
-def quantity(kpi: Kpi) -> str:
-    """Which quantity a KPI measures, by its name.
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """What tells kinds of faults apart; C of them."""
 
-    Example:
-        >>> quantity(Kpi("cart__latency_p99", "cart", "latency_p99"))
-        'latency'
-    """
-    words = (kpi.metric or kpi.name).lower()
-    return next((name for name, pattern in QUANTITIES.items() if re.search(pattern, words)), OTHER)
+    names: tuple[str, ...]  # sorted
+    weight: np.ndarray  # (C, 3 G + 1) of what is around the root
+    center: np.ndarray  # (C, 3 G) the middle of each kind's incidents
+    reach: np.ndarray  # (C,) distance from it beyond which an incident is of no known kind
 
+    def narrow(self, columns: np.ndarray) -> Kinds:
+        every = self.center.shape[1] // 3
+        kept = blocks(columns, every, 3)
+        weight = self.weight[:, np.concatenate([kept, [3 * every]])]
+        return Kinds(self.names, weight, self.center[:, kept], self.reach)
 
-def quantities(kpis: Sequence[Kpi]) -> np.ndarray:
-    """(K,) place of each KPI's quantity."""
-    places = {name: i for i, name in enumerate((*QUANTITIES, OTHER))}
-    return np.array([places[quantity(kpi)] for kpi in kpis])
-
-
-def figures(
-    evidence: np.ndarray, chances: np.ndarray, is_up: np.ndarray, kinds: np.ndarray, plan: Layout
-) -> np.ndarray:
-    """The pooled figures of some rows: (n, F).
-
-    Args:
-        evidence: (n, K), 0 where not observed.
-        chances: (scales, n, K), NaN where a scale has too little past.
-        is_up: (n, K) bool, whether the value lies above what was expected.
-        kinds: (K,) as `quantities` gives them.
-    """
-    told = np.isfinite(chances)
-    chance = np.where(told, chances, 0)
-    mean = chance.sum(0) / np.maximum(told.sum(0), 1)
-    services, system = pool(evidence, plan)
-    ranked = -np.sort(-np.nan_to_num(services), axis=1)
-    second = ranked[:, 1] if ranked.shape[1] > 1 else np.zeros(len(ranked))
-    loud = (np.nan_to_num(services) > 0.5 * ranked[:, :1]).mean(1)
-    pooled = [
-        evidence.max(1), _top(evidence, 0.05), _top(evidence, 0.2), evidence.mean(1),
-        10 * mean.max(1), 10 * _top(mean, 0.2), 10 * _top(chance[0], 0.2), 10 * _top(chance[-1], 0.2),
-        np.nan_to_num(system), ranked[:, 0], ranked[:, 0] - second, loud,
-    ]  # fmt: skip
-    for kind in range(len(QUANTITIES) + 1):
-        own = kinds == kind
-        for way in (is_up, ~is_up):
-            part = np.where(way[:, own], evidence[:, own], 0)
-            pooled.append(part.max(1) if own.any() else np.zeros(len(evidence)))
-    return np.asarray(np.log1p(np.maximum(np.stack(pooled, 1), 0)))
-
-
-def _top(values: np.ndarray, share: float) -> np.ndarray:
-    """Mean of the largest share of each row, at least one value."""
-    count = max(1, int(np.ceil(share * values.shape[1])))
-    return np.asarray(-np.partition(-values, count - 1, axis=1)[:, :count].mean(1))
-
-
-class Lasting:
-    """Running means of the figures, from row to row; pieces of any size give the same."""
-
-    def __init__(self) -> None:
-        self.last: np.ndarray | None = None  # (len(NEWEST), F)
-
-    def push(self, rows: np.ndarray) -> np.ndarray:
-        """(n, F) → (n, len(NEWEST) * F)."""
-        last = np.zeros((len(NEWEST), rows.shape[1])) if self.last is None else self.last
-        weight = np.array(NEWEST)[:, None]
-        out = np.empty((len(rows), *last.shape))
-        for i, row in enumerate(rows):
-            last = (1 - weight) * last + weight * row
-            out[i] = last
-        self.last = last
-        return out.reshape(len(rows), -1)
+    def chances(self, met: np.ndarray) -> np.ndarray:
+        """What is around the root (n, 3 G) → (n, C); what is of no known kind gets the rest."""
+        if not self.names:
+            return np.zeros((len(met), 0), np.float32)
+        told = softmax(met @ self.weight[:, :-1].T + self.weight[:, -1])
+        apart = np.stack([distance_from(met, middle) for middle in self.center], 1)
+        return np.asarray(told * np.clip(2 - apart / self.reach, 0, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was learned from labels; F figures, C kinds of faults."""
+    """What was learned from labels; F figures of the system."""
 
-    center: np.ndarray  # (F,) of each figure, over quiet rows
-    spread: np.ndarray  # (F,) above 0
-    weight: np.ndarray  # (F + 1,) of the log odds of an incident, the constant last
-    kinds: tuple[str, ...]  # C names, sorted
-    kind_weight: np.ndarray  # (C, F + 1)
+    center: np.ndarray  # (F + 3 G,) of each figure, over quiet rows
+    spread: np.ndarray  # (F + 3 G,) above 0
+    weight: np.ndarray  # (F + 3 G + 1,) of the log odds of an incident, the constant last
+    roots: Roots
+    faults: Kinds
     threshold: float  # probability from which a row counts as an incident
     sure: float = SURE  # probability below which no kind is named
 
-    def odds(self, rows: np.ndarray) -> np.ndarray:
-        """Log odds of an incident, (n,)."""
-        return np.asarray(self._scaled(rows) @ self.weight)
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of faults it knows."""
+        return self.faults.names
 
-    def kinds_of(self, rows: np.ndarray) -> np.ndarray:
-        """(n, C) probabilities of the kinds, given that there is an incident; rows sum to 1."""
-        return _shares(self._scaled(rows) @ self.kind_weight.T)
+    def narrow(self, columns: np.ndarray) -> Verdict:
+        """For a deployment that has only these of a service's figures."""
+        count, every = len(figure_names()), len(self.roots.spread)
+        kept = np.concatenate([np.arange(count), count + blocks(columns, every, 3)])
+        return replace(
+            self, center=self.center[kept], spread=self.spread[kept],
+            weight=self.weight[np.concatenate([kept, [len(self.weight) - 1]])],
+            roots=self.roots.narrow(columns), faults=self.faults.narrow(columns),
+        )  # fmt: skip
+
+    def read(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Figures (n, F) and those of services (n, S, G) → log odds (n,), kinds (n, C), roots (n, S)."""
+        roots, met = self.roots.read(services)
+        return self.odds(np.concatenate([rows, met], 1)), self.faults.chances(met), roots
+
+    def odds(self, met: np.ndarray) -> np.ndarray:
+        """Log odds of an incident, from the figures of the system and around the root (n, F + 3 G)."""
+        return np.asarray(scaled(met, self.center, self.spread) @ self.weight)
 
     def name(self, chances: np.ndarray) -> str:
         """The kind that rows (n, C) of one incident speak for, or "unknown"."""
@@ -155,14 +123,19 @@ class Verdict:
         mean = np.nanmean(np.atleast_2d(chances), 0)
         return self.kinds[int(mean.argmax())] if mean.max() >= self.sure else UNKNOWN
 
-    def _scaled(self, rows: np.ndarray) -> np.ndarray:
-        return scaled(rows, self.center, self.spread)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain = {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in values.items()}
-        return {"figures": list(figure_names()), **plain, "kinds": list(self.kinds)}
+        arrays = {n: np.asarray(a).tolist() for n, a in self._arrays().items()}
+        return {"figures": _all_names(), "kinds": list(self.kinds), **arrays,
+                "threshold": self.threshold, "sure": self.sure}  # fmt: skip
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "center": self.center, "spread": self.spread, "weight": self.weight,
+            "root_spread": self.roots.spread, "root_weight": self.roots.weight,
+            "kind_weight": self.faults.weight, "kind_center": self.faults.center,
+            "kind_reach": self.faults.reach,
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], place: str) -> Verdict:
@@ -172,21 +145,38 @@ class Verdict:
             WeightsError: something is missing, or the figures are not those of this version.
         """
         try:
-            if tuple(raw["figures"]) != figure_names():
+            if list(raw["figures"]) != _all_names():
                 raise WeightsError(
                     f"{place} was learned on other figures than this version computes; adapt again."
                 )
-            count, kinds = len(figure_names()), tuple(map(str, raw["kinds"]))
-            arrays = {n: np.array(raw[n], np.float64) for n in ("center", "spread", "weight", "kind_weight")}
-            made = cls(**arrays, kinds=kinds, threshold=float(raw["threshold"]), sure=float(raw["sure"]))
-            shapes = {"center": (count,), "spread": (count,), "weight": (count + 1,),
-                      "kind_weight": (len(kinds), count + 1)}  # fmt: skip
-            for name, shape in shapes.items():
-                if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-                    raise WeightsError(f"{place}: {name} must be {shape} finite numbers; adapt again.")
+            kinds = tuple(map(str, raw["kinds"]))
+            every, many = len(service_figure_names()), len(kinds)
+            count = len(figure_names()) + 3 * every
+            shapes = {
+                "center": (count,), "spread": (count,), "weight": (count + 1,), "root_spread": (every,),
+                "root_weight": (2 * every,), "kind_weight": (many, 3 * every + 1),
+                "kind_center": (many, 3 * every), "kind_reach": (many,),
+            }  # fmt: skip
+            a = {n: np.array(raw[n], np.float64).reshape(shape) for n, shape in shapes.items()}
+            for name, array in a.items():
+                if not np.isfinite(array).all():
+                    raise WeightsError(f"{place}: {name} must be finite numbers; adapt again.")
+            return cls(
+                a["center"], a["spread"], a["weight"], Roots(a["root_spread"], a["root_weight"]),
+                Kinds(kinds, a["kind_weight"], a["kind_center"], a["kind_reach"]),
+                float(raw["threshold"]), float(raw["sure"]),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{place} is not a whole adapter ({error!r}); adapt again.") from error
-        return made
+
+
+def _all_names() -> list[str]:
+    return [*figure_names(), *(f"service:{name}" for name in service_figure_names())]
+
+
+def blocks(columns: np.ndarray, every: int, count: int) -> np.ndarray:
+    """The places of some columns in `count` runs of `every` each."""
+    return np.concatenate([columns + i * every for i in range(count)])
 
 
 def score_of(odds: np.ndarray) -> np.ndarray:
@@ -208,103 +198,169 @@ def kind_of_rows(kinds: np.ndarray, names: Sequence[str], inside: np.ndarray) ->
     return [(names[b] if s else UNKNOWN) if i else None for b, s, i in zip(best, sure, inside, strict=True)]
 
 
+# ---------------------------------------------------------------------------------- what the models read
+
+
 def scaled(rows: np.ndarray, center: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """(n, F) → (n, F + 1), in spreads, within ±10, a constant last."""
-    x = np.clip((rows - center) / spread, -10, 10)
+    """(n, F) → (n, F + 1), in spreads, within ±FARTHEST, a constant last."""
+    x = np.clip((rows - center) / spread, -FARTHEST, FARTHEST)
     return np.concatenate([x, np.ones((len(x), 1))], 1)
 
 
-def logistic(
-    x: np.ndarray, y: np.ndarray, weight: np.ndarray, prior: np.ndarray, ridge: float | np.ndarray
-) -> np.ndarray:
-    """Coefficients (F,) of a weighted logistic regression, pulled towards `prior`; Newton's method.
+def beside_others(services: np.ndarray) -> np.ndarray:
+    """(n, S, G) → (n, S, 2 G): each service's figures, and how far they exceed the highest of all others."""
+    highest = services.max(1, keepdims=True)
+    is_first = services == highest
+    second = np.where(is_first, -np.inf, services).max(1, keepdims=True)
+    is_alone = (is_first.sum(1, keepdims=True) == 1) & np.isfinite(second)
+    others = np.where(is_first & is_alone, second, highest)
+    return np.concatenate([services, services - others], 2)
+
+
+def around(services: np.ndarray, roots: np.ndarray) -> np.ndarray:
+    """(n, S, G) and root chances (n, S) → (n, 3 G): likely root, most of any other, mean of all."""
+    root = np.einsum("nsg,ns->ng", services, roots)
+    others = (services * (1 - roots)[:, :, None]).max(1)
+    return np.concatenate([root, others, services.mean(1)], 1)
+
+
+def softmax(odds: np.ndarray) -> np.ndarray:
+    """Shares along the last axis."""
+    grown = np.exp(odds - odds.max(-1, keepdims=True))
+    return np.asarray(grown / grown.sum(-1, keepdims=True))
+
+
+def distance_from(met: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """(n,) root of the sum of squares."""
+    return np.asarray(np.sqrt(((met - middle) ** 2).sum(-1)))
+
+
+# ------------------------------------------------------------------------------------------- learning
+
+
+def learn_incidents(
+    met: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray, quiet: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Center, spread and weights of the log odds of an incident.
 
     Args:
-        x: (n, F). y: (n,) 0 or 1. weight: (n,) of each row. ridge: strength, one or (F,).
+        met: (n, F + 3 G) figures of labelled rows. is_faulty: (n,) bool. weight: (n,) rows of evidence.
+        quiet: (q, F + 3 G) of rows taken for quiet; they only set the scaling.
     """
-    w = prior.astype(np.float64).copy()
-    pull = np.broadcast_to(np.asarray(ridge, np.float64), w.shape)
-
-    def loss(at: np.ndarray) -> float:
-        z = x @ at
-        return float((weight * (np.logaddexp(0, z) - y * z)).sum() + (pull * (at - prior) ** 2).sum() / 2)
-
-    now = loss(w)
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -40, 40)))
-        slope = x.T @ (weight * (p - y)) + pull * (w - prior)
-        curve = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(pull)
-        step, share = np.linalg.solve(curve, slope), 1.0
-        while share > 1e-4 and (there := loss(w - share * step)) > now:
-            share /= 2
-        if share <= 1e-4 or now - there < 1e-9 * (1 + abs(now)):
-            break
-        w, now = w - share * step, there
-    return w
-
-
-def learn(
-    rows: np.ndarray, is_faulty: np.ndarray, kind: np.ndarray, quiet: np.ndarray, weight: np.ndarray
-) -> Verdict:
-    """Learn a verdict from labelled rows.
-
-    Few labels move it little from the zero-shot score: the log odds begin as that score in its own
-    spreads, and everything is pulled there.
-
-    Args:
-        rows: (n, F) figures. is_faulty: (n,) bool. kind: (n,) str, "" where not told.
-        quiet: (m, F) figures of rows taken for quiet; they only set the scaling.
-        weight: (n,) of each row; the sum is how much evidence they are.
-    """
-    center = np.median(quiet, 0)
-    spread = np.maximum(quiet.std(0), 0.05)
-    x = scaled(rows, center, spread)
+    center, spread = quiet.mean(0), np.maximum(quiet.std(0), LEAST_SPREAD)
+    x = scaled(met, center, spread)
     prior = np.zeros(x.shape[1])
     prior[SYSTEM], prior[-1] = 0.7, -3.0
     ridge = np.full(x.shape[1], RIDGE)
     ridge[-1] = 0.05
-    found = logistic(x, is_faulty.astype(float), weight, prior, ridge)
-    told = is_faulty & (kind != "")
-    kinds = tuple(sorted({str(k) for k in kind[told]}))
-    kind_weight = np.zeros((len(kinds), x.shape[1]))
-    ridge = np.full(x.shape[1], KIND_RIDGE)
-    ridge[-1] = 0.05
-    for i, one in enumerate(kinds):
-        own = (kind[told] == one).astype(float)
-        if len(kinds) > 1:
-            balance = np.where(own > 0, 0.5 / max(own.mean(), 1e-9), 0.5 / max(1 - own.mean(), 1e-9))
-            kind_weight[i] = logistic(x[told], own, balance * weight[told], 0 * prior, ridge)
-    return Verdict(center, spread, found, kinds, kind_weight, CAREFUL)
+    seen, right, counts, start, pull = map(
+        torch.from_numpy, (x, is_faulty.astype(float), weight.astype(float), prior, ridge)
+    )
+
+    def loss(w: Tensor) -> Tensor:
+        missed = torch.nn.functional.binary_cross_entropy_with_logits(seen @ w, right, reduction="none")
+        return (counts * missed).sum() + (pull * (w - start).square()).sum() / 2
+
+    return center, spread, descend(loss, prior)
 
 
-def correct(odds: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Slope (above 0) and shift of log odds, after rows that were not learned from (Platt 1999)."""
-    x = np.stack([odds, np.ones_like(odds)], 1)
-    slope, shift = logistic(x, is_faulty.astype(float), weight, np.array([1.0, 0.0]), PLATT_RIDGE)
-    return float(np.clip(slope, 0.2, 3.0)), float(np.clip(shift, -3, 3))
+def root_prior() -> np.ndarray:
+    """(2 G,) what points at a root before any label: quantities in which a service exceeds all others."""
+    one = np.zeros((len(NEWEST), len(QUANTITIES) + 1, len(WAYS)))
+    names = [*QUANTITIES, OTHER]
+    for name, weight in (("processor", 1.0), ("memory", 1.0), ("disk", 1.0), ("queue", 0.7), ("restart", 1.0),
+                         ("latency", 0.5), ("error", 0.5), ("traffic", 0.3), (OTHER, 0.5)):  # fmt: skip
+        one[:, names.index(name)] = weight / 4
+    return np.concatenate([np.zeros(one.size), one.ravel()])
 
 
-def best_threshold(chance: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray) -> float:
-    """The probability from which windows had best be called faulty, by F1; near CAREFUL while they are few.
+def learn_roots(
+    services: Sequence[np.ndarray], root: np.ndarray, incident: np.ndarray, spread: np.ndarray
+) -> Roots:
+    """Weights by which the labelled root stands first; the prior where none is told.
 
     Args:
-        chance: (n,) of each window. is_faulty: (n,) bool. weight: (n,) how many windows each stands for.
+        services: m of (S, G). root: (m,) place of the root among them, -1 where not told.
+        incident: (m,) which incident the row is of.
     """
-    if not is_faulty.any() or is_faulty.all():
-        return CAREFUL
-    order = np.argsort(-chance, kind="stable")
-    hits = np.cumsum((weight * is_faulty)[order])
-    f1 = 2 * hits / (np.cumsum(weight[order]) + hits[-1])
-    best = int(f1.argmax())
-    odds = np.clip(chance[order], 1e-4, 1 - 1e-4)
-    odds = np.log(odds / (1 - odds))
-    trust = int(is_faulty.sum()) / (int(is_faulty.sum()) + FEW)
-    pulled = trust * odds[best] + (1 - trust) * np.log(CAREFUL / (1 - CAREFUL))
-    return float(np.clip(1 / (1 + np.exp(-pulled)), LOWEST, 0.99))
+    prior = root_prior()
+    told = [int(i) for i in np.flatnonzero(root >= 0)]
+    if not told:
+        return Roots(spread, prior)
+    most = max(len(services[i]) for i in told)
+    x = np.zeros((len(told), most, len(prior)))
+    absent = np.ones((len(told), most), bool)
+    for n, i in enumerate(told):
+        x[n, : len(services[i])] = beside_others(np.minimum(services[i] / spread, FARTHEST)[None])[0]
+        absent[n, : len(services[i])] = False
+    share = torch.from_numpy(_by_incident(incident[told]))
+    seen, gone = torch.from_numpy(x), torch.from_numpy(absent)
+    right, start = torch.from_numpy(root[told]), torch.from_numpy(prior)
+
+    def loss(w: Tensor) -> Tensor:
+        odds = (seen @ w).masked_fill(gone, -1e9)
+        missed = torch.nn.functional.cross_entropy(odds, right, reduction="none")
+        return (share * missed).sum() + ROOT_RIDGE * (w - start).square().sum() / 2
+
+    return Roots(spread, descend(loss, prior))
 
 
-def _shares(odds: np.ndarray) -> np.ndarray:
-    if odds.shape[1] == 0:
-        return odds
-    grown = np.exp(odds - odds.max(1, keepdims=True))
-    return np.asarray(grown / grown.sum(1, keepdims=True))
+def _by_incident(incident: np.ndarray) -> np.ndarray:
+    """Weights by which each incident counts 1, however many rows it has."""
+    _, place, count = np.unique(incident, return_inverse=True, return_counts=True)
+    return np.asarray(1 / count[place])
+
+
+def learn_kinds(met: np.ndarray, kind: np.ndarray, incident: np.ndarray) -> Kinds:
+    """Softmax weights, the middle of each kind, and how far from it an incident may lie to be of it.
+
+    Args:
+        met: (m, 3 G) what is around the likely root. kind: (m,) str. incident: (m,) which one.
+    """
+    kinds = tuple(sorted({str(k) for k in kind}))
+    if not kinds:
+        return Kinds((), np.zeros((0, met.shape[1] + 1)), np.zeros((0, met.shape[1])), np.zeros(0))
+    place = np.array([kinds.index(str(k)) for k in kind])
+    share = _by_incident(incident)
+    # A rare kind is to be found as well as a common one.
+    total = np.bincount(place, share, len(kinds))
+    balance = np.sqrt(total.mean() / total)[place]
+    weight = np.zeros((len(kinds), met.shape[1] + 1))
+    if len(kinds) > 1:
+        seen = torch.from_numpy(np.concatenate([met, np.ones((len(met), 1))], 1))
+        right, counts = torch.from_numpy(place), torch.from_numpy(share * balance)
+
+        def loss(w: Tensor) -> Tensor:
+            odds = seen @ w.reshape(len(kinds), -1).T
+            missed = torch.nn.functional.cross_entropy(odds, right, reduction="none")
+            return (counts * missed).sum() + KIND_RIDGE * w.square().sum() / 2
+
+        weight = descend(loss, weight.ravel()).reshape(weight.shape)
+    middle = np.stack([np.average(met[place == c], 0, share[place == c]) for c in range(len(kinds))])
+    apart = distance_from(met, middle[place])
+    usual = np.average(apart, weights=share)
+    reach = [_reach(apart[place == c], share[place == c], usual) for c in range(len(kinds))]
+    return Kinds(kinds, weight, middle, np.array(reach))
+
+
+def _reach(apart: np.ndarray, share: np.ndarray, usual: float) -> float:
+    """From the kind's own rows, drawn to what is usual for all kinds while they are few."""
+    own, trust = float(np.average(apart, weights=share)), float(share.sum()) / (float(share.sum()) + 2)
+    return max(REACH * (trust * own + (1 - trust) * usual), 1e-6)
+
+
+def descend(loss: Callable[[Tensor], Tensor], start: np.ndarray) -> np.ndarray:
+    """The weights at which a smooth loss is least."""
+    at = torch.from_numpy(start.astype(np.float64).copy()).requires_grad_()
+    search = torch.optim.LBFGS(
+        [at], max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        found = loss(at)
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    search.step(closure)  # type: ignore[no-untyped-call]
+    return np.asarray(at.detach().numpy())

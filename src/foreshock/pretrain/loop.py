@@ -23,15 +23,15 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from foreshock.errors import ConfigError, OutputError
 from foreshock.models import weights
 from foreshock.models.engine import can_compile
 from foreshock.models.moment import Moment, MomentConfig, normalise
+from foreshock.models.processes import Group, join
 from foreshock.models.recognise import FORBIDDEN, Recogniser, bend, scale_by_context
+from foreshock.models.resume import STATE, read_state, restore, write_state
 from foreshock.pretrain import forecastable, recognisable
 from foreshock.pretrain.anomalies import UNSURE, AnomalyMix
 from foreshock.pretrain.batches import Batch, BatchPlan, Watched, draw_batch, draw_watched
@@ -39,7 +39,6 @@ from foreshock.pretrain.corpus import Corpus, Source, open_corpus, read_deny
 from foreshock.pretrain.masking import PATCH, MaskMix
 
 OnStep = Callable[[dict[str, Any]], None]
-STATE = "state.safetensors"
 RECORD = "metrics.jsonl"
 CLIP = 8.0  # deviations; a level shift inside a hidden block must not outweigh all other windows
 
@@ -121,10 +120,10 @@ def pretrain(config: PretrainConfig, on_step: OnStep | None = None) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     corpus = open_planned(config.corpus)
-    run = _Run(config, corpus, out, on_step)
+    run = _Run(config, corpus, out, on_step, join())
     run.resume()
     run.go()
-    return run.save_checkpoint()
+    return run.finish()
 
 
 def open_planned(plan: CorpusPlan) -> Corpus | None:
@@ -152,10 +151,10 @@ class _Run:
     """What lives during a run: network, optimiser, average, position."""
 
     def __init__(
-        self, config: PretrainConfig, corpus: Corpus | None, out: Path, on_step: OnStep | None
+        self, config: PretrainConfig, corpus: Corpus | None, out: Path, on_step: OnStep | None, group: Group
     ) -> None:
-        self.config, self.corpus, self.out, self.on_step = config, corpus, out, on_step
-        self.model = fresh_model(config).train()
+        self.config, self.corpus, self.out, self.on_step, self.group = config, corpus, out, on_step, group
+        self.model = fresh_model(config).train().to(group.device)
         self.moment = cast(Moment, self.model.backbone)
         if config.compiled and can_compile():
             # Block by block: all of them share one compiled function for each length.
@@ -182,43 +181,25 @@ class _Run:
                 raise ConfigError(f"pretrain: after is {self.config.after!r}; there is no {STATE} in it.")
         elif not path.exists():
             return
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                about = file.metadata() or {}
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise OutputError(f"{path} can't be read ({error}); remove it to start again.") from error
+        about, stored = read_state(path)
         if is_own and about.get("config") != _identity(self.config):
             raise OutputError(
                 f"{path} belongs to another config; use another `out`, or remove the file to start again."
             )
         self.step = int(about["step"])
+        restore(self.named, self.optimiser, stored)
         with torch.no_grad():
-            for name, p in self.named.items():
-                p.copy_(stored[f"model/{name}"])
-                self.average[name].copy_(stored[f"average/{name}"])
-                if f"first/{name}" not in stored:
-                    continue
-                self.optimiser.state[p] = {
-                    "step": stored[f"count/{name}"].clone(),  # not every step trains every parameter
-                    "exp_avg": stored[f"first/{name}"].clone(),
-                    "exp_avg_sq": stored[f"second/{name}"].clone(),
-                }
+            for name, mean in self.average.items():
+                mean.copy_(stored[f"average/{name}"])
 
     def save(self) -> None:
         """Write the whole state beside the old one, then swap."""
-        tensors = {f"average/{n}": t for n, t in self.average.items()}
-        for name, p in self.named.items():
-            tensors[f"model/{name}"] = p.detach()
-            if p in self.optimiser.state:
-                tensors[f"count/{name}"] = self.optimiser.state[p]["step"]
-                tensors[f"first/{name}"] = self.optimiser.state[p]["exp_avg"]
-                tensors[f"second/{name}"] = self.optimiser.state[p]["exp_avg_sq"]
-        part = self.out / (STATE + ".part")
-        about = {"step": str(self.step), "config": _identity(self.config)}
-        save_file({n: t.contiguous().clone() for n, t in tensors.items()}, part, metadata=about)
-        part.replace(self.out / STATE)
-        self.save_checkpoint()
+        if self.group.is_first:
+            kept = {f"average/{n}": t for n, t in self.average.items()}
+            about = {"step": str(self.step), "config": _identity(self.config)}
+            write_state(self.out / STATE, self.named, self.optimiser, kept, about)
+            self.save_checkpoint()
+        self.group.wait()
 
     def save_checkpoint(self) -> Path:
         """Write the averaged weights in float16: MOMENT's format, and the heads of recognition beside it."""
@@ -232,7 +213,17 @@ class _Run:
             {k: v.detach().half() for k, v in heads.items()} if self.config.recognise else None,
         )
 
+    def finish(self) -> Path:
+        """The checkpoint, when all processes are done."""
+        folder = self.out / "checkpoint"
+        if self.group.is_first:
+            self.save_checkpoint()
+        self.group.wait()
+        return folder
+
     def record(self, line: dict[str, Any]) -> None:
+        if not self.group.is_first:
+            return
         with (self.out / RECORD).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.on_step is not None:
@@ -265,7 +256,8 @@ class _Run:
                              "norm": round(norm, 4), **clock.read(peak)})  # fmt: skip
             if self.step % self.config.save_every == 0 or last:
                 self.save()
-            if self.exams and (self.step % self.config.evaluate_every == 0 or last):
+            is_due = bool(self.exams) and (self.step % self.config.evaluate_every == 0 or last)
+            if is_due and self.group.is_first:
                 self.record({"kind": "evaluation", "step": self.step, **self.examine()})
 
     def draw(self) -> Batch | Watched:
@@ -279,12 +271,14 @@ class _Run:
         """One step of the optimiser; gives loss and gradient norm."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
+        own = self.group.part(len(batch.values))
         with self._precision():
             if isinstance(batch, Watched):
-                loss = recognition_loss(self.model, batch, self.config.expect_weight)
+                loss = recognition_loss(self.model, batch, self.config.expect_weight, own)
             else:
-                loss = masked_loss(self.moment, batch, self.config.visible_weight)
+                loss = masked_loss(self.moment, batch, self.config.visible_weight, own)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.group.add_gradients(self.named.values())
         used = [p for p in self.named.values() if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(used, self.config.clip_norm)
         if torch.isfinite(norm):  # one bad batch must not end a night's run
@@ -294,10 +288,10 @@ class _Run:
         with torch.no_grad():
             mean, now = list(self.average.values()), list(self.named.values())
             torch._foreach_lerp_(mean, [p.detach() for p in now], 1 - keep)
-        return float(loss.detach()), float(norm)
+        return self.group.total(float(loss.detach())), float(norm)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.is_bf16)
+        return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.is_bf16)
 
     def examine(self) -> dict[str, Any]:
         """The averaged weights' error on held-back windows, beside the simple forecasts."""
@@ -309,48 +303,60 @@ class _Run:
         return grades
 
 
-def masked_loss(model: Moment, batch: Batch, visible_weight: float) -> Tensor:
+WHOLE = slice(None)
+
+
+def masked_loss(model: Moment, batch: Batch, visible_weight: float, part: slice = WHOLE) -> Tensor:
     """Huber error of the hidden steps in units of what is visible, plus a little of the visible ones.
 
     Mean and deviation come from observed steps that are not hidden, as in scoring. Each window weighs as
     the square root of its hidden steps, so that a short hidden end counts beside a third of a window.
+
+    Args:
+        part: windows that are worked through; the losses of a batch's parts add up to the batch's.
     """
-    observed, hidden = torch.from_numpy(batch.observed), torch.from_numpy(batch.hidden)
-    x, _, _ = normalise(torch.from_numpy(batch.values), observed & ~hidden)
+    device = next(model.parameters()).device
+    observed, hidden = (torch.from_numpy(a).to(device) for a in (batch.observed, batch.hidden))
+    x, _, _ = normalise(torch.from_numpy(batch.values).to(device), observed & ~hidden)
     x = x.clamp(-CLIP, CLIP)
     rows, steps = x.shape
     cut = (rows, steps // PATCH, PATCH)
     attended = observed.reshape(cut).all(-1)
     shown = attended & ~hidden.reshape(cut).any(-1)
-    bias = model.encoder.attention_bias(cut[1], attended).clamp(min=FORBIDDEN)
-    states = model.encoder.run_blocks(model.patch_embedding(x.reshape(cut), shown, batch.first), bias)
-    error = F.huber_loss(model.head(states).float(), x, reduction="none")
+    bias = model.encoder.attention_bias(cut[1], attended[part]).clamp(min=FORBIDDEN)
+    patches = model.patch_embedding(x.reshape(cut)[part], shown[part], batch.first)
+    states = model.encoder.run_blocks(patches, bias)
+    error = F.huber_loss(model.head(states).float(), x[part], reduction="none")
     counted = (observed & hidden & shown_somewhere(shown)).float()
     per_row = counted.sum(1)
     weight = per_row.sqrt()
-    asked = ((error * counted).sum(1) / per_row.clamp(min=1) * weight).sum() / weight.sum().clamp(min=1)
+    mean = (error * counted[part]).sum(1) / per_row[part].clamp(min=1)
+    asked = (mean * weight[part]).sum() / weight.sum().clamp(min=1)
     seen = shown.repeat_interleave(PATCH, 1).float()
-    return asked + visible_weight * (error * seen).sum() / seen.sum().clamp(min=1)
+    return asked + visible_weight * (error * seen[part]).sum() / seen.sum().clamp(min=1)
 
 
-def recognition_loss(model: Recogniser, batch: Watched, expect_weight: float) -> Tensor:
+def recognition_loss(model: Recogniser, batch: Watched, expect_weight: float, part: slice = WHOLE) -> Tensor:
     """Cross entropy of the judged steps' labels, and likelihood of what should have been there.
 
     Judged are the observed steps after the context; where the label is unsure neither part counts. What
     should have been there is the series without its anomalies, so that the model does not learn to
     expect that an anomaly goes on; its likelihood is Student's with 3 degrees of freedom, whose gradient
-    no outlier can blow up.
+    no outlier can blow up. `part` as in `masked_loss`.
     """
-    values, observed = torch.from_numpy(batch.values), torch.from_numpy(batch.observed)
-    label, context = torch.from_numpy(batch.label), torch.from_numpy(batch.context)
+    device = next(model.parameters()).device
+    values, observed, label, context, clean = (
+        torch.from_numpy(a).to(device)
+        for a in (batch.values, batch.observed, batch.label, batch.context, batch.usual)
+    )
     scaled = scale_by_context(values, observed, context)
-    usual = bend((torch.from_numpy(batch.usual).double() - scaled.center) / scaled.spread).float()
+    usual = bend((clean.double() - scaled.center) / scaled.spread).float()[part]
     attended = observed.reshape(len(observed), -1, PATCH).all(-1)
-    found = model(scaled.x, attended, batch.first)
-    steps = torch.arange(values.shape[1])
+    found = model(scaled.x[part], attended[part], batch.first)
+    steps = torch.arange(values.shape[1], device=device)
     judged = observed & (steps >= context) & attended.repeat_interleave(PATCH, 1) & (label != UNSURE)
-    weight = judged.float() / judged.sum().clamp(min=1)
-    told = F.binary_cross_entropy_with_logits(found.logit, (label == 1).float(), reduction="none")
+    weight = judged[part].float() / judged.sum().clamp(min=1)
+    told = F.binary_cross_entropy_with_logits(found.logit, (label[part] == 1).float(), reduction="none")
     far = ((usual - found.expected) / found.spread).square()
     missed = 2 * torch.log1p(far / 3) + found.spread.log()
     loss: Tensor = (told * weight).sum() + expect_weight * (missed * weight).sum()

@@ -1,0 +1,345 @@
+"""How many labels each way of learning needs: shots × seeds × detectors, on recordings nobody learned from.
+
+    python benchmarks/learning_curves.py [--data FOLDER] [--seeds 0 1 2] [--shots 0 10 50 100 500 1000]
+        [--only NAME ...] [--minutes 50] [--cache FOLDER]
+
+Recordings are those of benchmarks/labelled.py: simulated Train Ticket, judged on another seed and at roots
+that were never taught; with --data (it holds `nezha/`) the recorded days, split in time. A shot is a window
+of 32 rows that somebody judged. Windows of one incident never stand on both sides.
+
+One JSON line a recording, detector, seed and number of shots goes to results/learning_curves.jsonl as it is
+measured; what is there already is not measured again, so a run can be stopped and gone on with. The cheap
+come first. AP is over rows; event F1 is at the threshold the detector takes in use, without looking at the
+judged part (zero-shot: unlabelled, one false alarm a day, from the judged recording); `best_f1` is at the
+best threshold there is, an oracle's. Of each judged fault it is noted whether it was found, its kind, its
+root, what it was called and where the root stands in the detector's ranking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import few_baselines
+import labelled
+import numpy as np
+import torch
+from labelled import SHOT_ROWS, Task
+
+import foreshock
+from foreshock.calibrate import Threshold, calibrate, from_labels
+from foreshock.decide import decide
+from foreshock.frame import Frame
+from foreshock.memory import MicroBatches
+from foreshock.metrics import average_precision, count_events
+from foreshock.models import judging, load_detector
+from foreshock.models.finetune import FinetuneOptions
+from foreshock.models.judging import look
+from foreshock.models.processes import Group
+from foreshock.models.shots import FAULTY, Lesson, Shot, draw_shots
+from foreshock.models.training import Run
+from foreshock.models.verdict import Verdict, score_of
+from foreshock.runlog import git_commit
+from foreshock.scores import Scores
+
+OUT = Path(__file__).parent / "results" / "learning_curves.jsonl"
+SHOTS = (0, 10, 50, 100, 500, 1000)
+SIMULATED = "simulated Train Ticket"
+ZERO, PROBE, LORA, WHOLE = (
+    "foreshock, zero-shot",
+    "foreshock, linear probe",
+    "foreshock, LoRA",
+    "foreshock, whole network",
+)
+SETTLING_ROWS = 64
+
+
+class Whole(Run):
+    """Every weight of the network is trained, at a fifth of LoRA's rate."""
+
+    def wrapped(self) -> Any:
+        import copy
+
+        return copy.deepcopy(self.base.recogniser).requires_grad_(True)
+
+    def tuned(self, base: Any) -> Any:
+        self.restore_best()
+        return self.network.eval()
+
+
+class Looks:
+    """Recordings as the frozen network sees them, each looked at once."""
+
+    def __init__(self, cache: Path, model: str) -> None:
+        self.cache, self.base = cache, load_detector("foreshock", model=model)
+        self.exact = load_detector("foreshock", model=model, precision="fp32")
+
+    def of(self, frame: Frame, name: str) -> Lesson:
+        path = self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}.npz"
+        if path.exists():
+            with np.load(path) as kept:
+                return Lesson(frame, judging.truth_of(frame), *(kept[n] for n in _KEPT))
+        made = look(frame, self.base.recogniser, self.base.options)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{n: getattr(made, n) for n in _KEPT})
+        return made
+
+
+_KEPT = ("evidence", "system", "figures", "services", "columns")
+
+
+def first_rows(lesson: Lesson, rows: int) -> Lesson:
+    parts = (getattr(lesson, n)[:rows] for n in _KEPT[:-1])
+    return Lesson(lesson.frame.rows(slice(0, rows)), lesson.truth[:rows], *parts, lesson.columns)
+
+
+# ----------------------------------------------------------------------------------------------- judging
+
+
+def judge(
+    task: Task, system: np.ndarray, threshold: Threshold, kinds: np.ndarray | None = None,
+    names: tuple[str, ...] = (), origins: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of one score on the judged part."""
+    frame, ignore = task.judged, task.ignore
+    labels, rows = frame.labels, len(task.judged)
+    assert labels is not None
+    seen = labels.anomaly & ~ignore
+    events = decide(_scores(frame, system), threshold)
+    counts = count_events(events, task.faults, rows, frame.step_s, ignore)
+    excused = ignore.copy()
+    for first, last in task.faults:
+        excused[first : last + 2] = True
+    false = [e.start for e in events if not excused[e.start : max(e.end, e.start + 1)].any()]
+    faults = []
+    for first, last in task.faults:
+        fault = {
+            "kind": str(labels.fault_type[first]), "root": str(labels.root_cause[first]),
+            "found": any(e.start < last + 2 and e.end > first for e in events),
+        }  # fmt: skip
+        if kinds is not None and names:
+            mean = kinds[first:last].mean(0)
+            fault |= {"named": names[int(mean.argmax())], "chance": round(float(mean.max()), 4)}
+        if origins is not None and fault["root"] in frame.services:
+            order = np.argsort(-origins[first:last].mean(0), kind="stable")
+            fault["root_rank"] = int(np.flatnonzero(order == frame.services.index(fault["root"]))[0]) + 1
+        faults.append(fault)
+    return {
+        "average_precision": average_precision(system, seen, ignore), "event_f1": counts.f1,
+        "found": counts.found, "faults": len(faults), "alarms": counts.alarms,
+        "false_alarms": counts.false_alarms, "hours": counts.hours, "best_f1": best_f1(task, system),
+        "threshold": threshold.high, "false_at": false, "each": faults,
+    }  # fmt: skip
+
+
+def _scores(frame: Frame, system: np.ndarray) -> Scores:
+    empty = np.zeros((len(frame), 1), np.float32)
+    return Scores(
+        frame.time_ns,
+        empty,
+        empty,
+        system.astype(np.float32),
+        frame.kpis[:1],
+        frame.services[:1],
+        frame.step_s,
+    )
+
+
+def best_f1(task: Task, system: np.ndarray) -> float:
+    """At the best of 40 thresholds, chosen with the judged labels: an oracle's."""
+    told = system[~task.ignore]
+    best = 0.0
+    for level in np.unique(np.quantile(told, 1 - np.geomspace(0.002, 0.4, 40))):
+        events = decide(_scores(task.judged, system), from_labels(float(level), task.judged.step_s))
+        counts = count_events(events, task.faults, len(system), task.judged.step_s, task.ignore)
+        best = max(best, counts.f1)
+    return best
+
+
+def unlabelled(task: Task, system: np.ndarray) -> Threshold:
+    """As `foreshock detect` takes it for a finished recording."""
+    settled = np.where(np.arange(len(system)) < SETTLING_ROWS, np.nan, system)
+    return calibrate(settled, task.judged.step_s)
+
+
+def fixed(chance: float, step_s: float) -> Threshold:
+    return from_labels(float(score_of(np.log(chance / (1 - chance)))), step_s)
+
+
+# ------------------------------------------------------------------------------------------- ways to learn
+
+
+def by_verdict(task: Task, verdict: Verdict, judged: Lesson) -> dict[str, Any]:
+    here = verdict.narrow(judged.columns)
+    parts = [slice(at, at + 512) for at in range(0, len(judged.system), 512)]
+    read = [here.read(judged.figures[p], judged.services[p]) for p in parts]
+    odds, kinds, origins = (np.concatenate(one) for one in zip(*read, strict=True))
+    threshold = fixed(verdict.threshold, task.judged.step_s)
+    return judge(task, score_of(odds), threshold, kinds, verdict.kinds, origins)
+
+
+def probe(task: Task, taught: Lesson, judged: Lesson, shots: list[Shot]) -> dict[str, Any]:
+    verdict, facts = judging.judge([taught], shots)
+    return {**by_verdict(task, verdict, judged), "facts": facts}
+
+
+def adapted(
+    task: Task, taught: Lesson, judged: Lesson, shots: list[Shot], looks: Looks, kind: type[Run], seed: int
+) -> dict[str, Any]:
+    """LoRA, or the whole network; then a verdict on what the network sees now."""
+    rate = FinetuneOptions().rate * (1.0 if kind is Run else 0.2)
+    options = FinetuneOptions(shots=len(shots), seed=seed, rate=rate)
+    with tempfile.TemporaryDirectory() as folder:
+        run = kind(looks.exact, [taught], shots, options, Path(folder) / "a", "", None, Group())
+        run.pieces = MicroBatches(options.batch)
+        run.resume()
+        run.go()
+    base = looks.base
+    if run.best_step:
+        tuned = run.tuned(base.recogniser)
+        taught = look(taught.frame, tuned, base.options)
+        judged = look(task.judged, tuned, base.options)
+    verdict, facts = judging.judge([taught], shots)
+    facts |= {"steps": run.step, "best_step": run.best_step}
+    return {**by_verdict(task, verdict, judged), "facts": facts}
+
+
+def baseline(
+    task: Task, taught: Lesson, shots: list[Shot], fit: few_baselines.Fit, seed: int
+) -> dict[str, Any]:
+    """Fitted on the shots' rows; its threshold from windows it did not see, as an adapter's."""
+    counted = [judging.counted(taught, shot) for shot in shots]
+    rows, shot = np.concatenate(counted), np.repeat(np.arange(len(shots)), [len(c) for c in counted])
+    bad = taught.truth[rows] == FAULTY
+    values = taught.frame.values
+    fold = judging.folds(judging.incidents([taught], shots)[0])[shot]
+    odds = np.zeros(len(rows))
+    for one in np.unique(fold):
+        use = fold != one
+        if bad[use].any() and not bad[use].all():
+            odds[~use] = fit(values, rows[use], bad[use], seed)(values)[rows[~use]]
+    step_s = task.judged.step_s
+    level, facts = judging.choose(
+        *judging.levels(shots, judging.incidents([taught], shots)[0], shot, bad, odds, step_s),
+        SHOT_ROWS * step_s,
+    )
+    judged = fit(values, rows, bad, seed)(task.judged.values)
+    return {**judge(task, score_of(judged), fixed(level, step_s)), "facts": facts}
+
+
+# ---------------------------------------------------------------------------------------------------- jobs
+
+
+def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple[str, str, int, int]]:
+    """Recording, detector, seed, shots: the cheap first, each round complete over seeds before the next."""
+    few = [n for n in shots if 0 < n <= 100]
+    cheap = [n for n in shots if n > 0]
+    rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, [n for n in cheap if n <= 500])]
+    rounds += [(LORA, [100]), *((name, cheap) for name in few_baselines.BASELINES)]
+    rounds += [(LORA, [n for n in few if n != 100]), (WHOLE, [100]), (LORA, [500]), (PROBE, [1000])]
+    rounds += [(WHOLE, [n for n in few if n != 100]), (LORA, [1000]), (WHOLE, [500, 1000])]
+    for detector, counts in rounds:
+        for name in names:
+            for seed in seeds if detector != ZERO or name == SIMULATED else seeds[:1]:
+                for count in counts:
+                    if count in shots and (name == SIMULATED or count <= 50):
+                        yield name, detector, seed, count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--shots", type=int, nargs="*", default=list(SHOTS))
+    parser.add_argument("--only", nargs="*", help="detectors")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of processor time, then stop")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "foreshock-curves")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    looks = Looks(args.cache, args.model)
+    weights = looks.base.facts["weights_sha256"]
+    args.out.parent.mkdir(exist_ok=True)
+    old = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    names = [SIMULATED, *(labelled.REAL if args.data else ())]
+    for name, detector, seed, shots in jobs(names, args.seeds, args.shots):
+        key = {
+            "recording": name,
+            "detector": detector,
+            "seed": seed,
+            "shots": shots,
+            "weights_sha256": weights,
+        }
+        if (args.only and detector not in args.only) or any(
+            all(r.get(k) == v for k, v in key.items()) for r in old
+        ):
+            continue
+        if time.process_time() > 60 * args.minutes:
+            break
+        began, cpu = time.perf_counter(), time.process_time()
+        try:
+            found = measure(name, detector, seed, shots, looks, args.data)
+        except foreshock.ForeshockError as error:
+            found = {"skipped": str(error)}
+        record = {
+            "kind": "learning_curve", **key, **found, "wall_s": round(time.perf_counter() - began, 2),
+            "cpu_s": round(time.process_time() - cpu, 2), "threads": torch.get_num_threads(),
+            "commit": git_commit(), "date": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
+        with args.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        told = {k: record.get(k) for k in ("average_precision", "event_f1", "best_f1", "cpu_s", "skipped")}
+        print(name, detector, seed, shots, told, flush=True)
+
+
+def measure(
+    name: str, detector: str, seed: int, shots: int, looks: Looks, data: Path | None
+) -> dict[str, Any]:
+    task = _task(name, seed, shots, data)
+    whose = f"{name}-{seed if name == SIMULATED else 0}".replace(" ", "-")
+    if detector in few_baselines.BASELINES and shots > 500:
+        taught = Lesson(task.teaching, judging.truth_of(task.teaching), *_nothing(task.teaching))
+    elif detector != ZERO:
+        most = _task(name, seed, max(shots, 500), data).teaching if name == SIMULATED else task.teaching
+        taught = first_rows(looks.of(most, f"{whose}-taught-{len(most)}"), len(task.teaching))
+    if detector == ZERO or detector in (PROBE, LORA, WHOLE):
+        judged = looks.of(task.judged, f"{whose}-judged")
+    if detector == ZERO:
+        return judge(task, judged.system, unlabelled(task, judged.system))
+    drawn = draw_shots([taught], shots, SHOT_ROWS, seed)
+    told = {
+        "shots_drawn": len(drawn),
+        "incidents": len({i for i in judging.incidents([taught], drawn)[0] if i >= 0}),
+    }
+    if detector == PROBE:
+        found = probe(task, taught, judged, drawn)
+    elif detector in (LORA, WHOLE):
+        found = adapted(task, taught, judged, drawn, looks, Run if detector == LORA else Whole, seed)
+    else:
+        found = baseline(task, taught, drawn, few_baselines.BASELINES[detector], seed)
+    return {**found, **told}
+
+
+def _task(name: str, seed: int, shots: int, data: Path | None) -> Task:
+    if name == SIMULATED:
+        return labelled.simulated(seed, shots)
+    assert data is not None
+    return labelled.real(name, data)
+
+
+def _nothing(frame: Frame) -> tuple[np.ndarray, ...]:
+    """No look at all: quiet windows are drawn by chance, which a classifier does not mind."""
+    rows = len(frame)
+    empty = np.zeros((rows, 0))
+    return empty, np.random.default_rng(0).random(rows), empty, np.zeros((rows, 0, 0)), np.zeros(0, int)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""A verdict from labelled windows: what to learn from, and the probability at which an incident begins.
+
+A recording is looked at once with the network that will score; of the rows that somebody judged the figures
+are kept. The threshold is chosen on odds that did not see the incident they judge.
+
+Not here: the figures (figures), the verdict's mathematics (verdict), training the network (training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from foreshock.calibrate import confirm_rows
+from foreshock.frame import Frame
+from foreshock.models import lora
+from foreshock.models.figures import service_figure_names
+from foreshock.models.recognise import Recogniser
+from foreshock.models.shots import FAULTY, IGNORED, Lesson, Shot, truth_of
+from foreshock.models.verdict import (
+    LEAST_SPREAD,
+    Kinds,
+    Roots,
+    Verdict,
+    blocks,
+    learn_incidents,
+    learn_kinds,
+    learn_roots,
+)
+from foreshock.models.vigil import VigilOptions
+from foreshock.tails import lasting
+
+PIECE = 4096  # rows looked at at once
+AT_ONCE = 512  # rows whose services are weighed at once
+CALM = 0.9  # share of a recording's rows, by their score, that tell what is quiet
+EVERY = 8  # of these one row in so many does
+ROWS = 8  # most rows of an incident that kinds and roots are learned from
+FOLDS = 3
+MOST_ROWS = 4000  # that the odds are learned from
+WINDOW_EVIDENCE = 8.0  # rows of evidence that a window is
+FAULTY_SHARE = 0.1  # of windows, that odds are told for
+AS_LIKELY, HIGHEST = 0.5, 0.98  # the lowest threshold and the highest
+FEW = 60  # quiet windows at which what they say of a threshold counts half
+TAIL = 0.2  # share of quiet windows that tell how high others may go
+DAY_S = 86_400.0
+WIDE = len(service_figure_names())
+
+
+def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
+    """Score a recording as the default detector does, and keep the figures of its rows."""
+    stream = lora.PooledStream(recogniser, options, "")
+    hidden = frame.require_clock().without_labels()
+    evidence, system, figures, services = [], [], [], []
+    for start in range(0, len(frame), PIECE):
+        scores, (own, each) = stream.push_pooled(hidden.rows(slice(start, min(start + PIECE, len(frame)))))
+        evidence.append(np.nan_to_num(scores.kpis))
+        system.append(np.nan_to_num(scores.system))
+        figures.append(own)
+        services.append(each)
+    assert stream.groups is not None
+    return Lesson(
+        frame, truth_of(frame), np.concatenate(evidence), np.concatenate(system), np.concatenate(figures),
+        np.concatenate(services), stream.groups.columns,
+    )  # fmt: skip
+
+
+def judge(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> tuple[Verdict, dict[str, Any]]:
+    """A verdict on what the lessons' network saw, and facts about it."""
+    material = gather(lessons, shots)
+    verdict = learn(material, np.ones(len(shots), bool))
+    m = material
+    reached = levels(m.shots, m.incident, m.shot, m.is_faulty, crossed(m), m.step_s)
+    level, found = choose(*reached, m.block * m.step_s)
+    facts = {"shots": len(shots), "faulty_shots": sum(s.is_faulty for s in shots),
+             "validating_shots": sum(s.validates for s in shots), **found}  # fmt: skip
+    return replace(verdict, threshold=level), facts
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is known of N shots with n rows that count; F figures of the system, G of a service."""
+
+    shots: tuple[Shot, ...]
+    incident: np.ndarray  # (N,) which one, counted over all lessons; -1 for quiet windows
+    step_s: float
+    block: int  # rows of a window
+    met: np.ndarray  # (n, F + 3 G) float32
+    is_faulty: np.ndarray  # (n,)
+    shot: np.ndarray  # (n,) which
+    quiet: np.ndarray  # (q, F + 3 G) of rows taken for quiet
+    roots: Roots
+    faults: Kinds
+
+
+def gather(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> Material:
+    """Learn where incidents come from and of which kind they are, and see all labelled rows by that."""
+    quiet = [np.flatnonzero(one.system <= np.quantile(one.system, CALM))[::EVERY] for one in lessons]
+    calm = [_services(one, rows).reshape(-1, WIDE) for one, rows in zip(lessons, quiet, strict=True)]
+    spread = np.maximum(np.sqrt((np.concatenate(calm) ** 2).mean(0)), LEAST_SPREAD)
+    numbers, at = incidents(lessons, shots)
+    services, kind, root = _origins(lessons, at)
+    incident = np.array([number for number, _, _ in at], int)
+    roots = learn_roots(services, root, incident, spread)
+    told = np.flatnonzero(kind != "")
+    around = (
+        np.stack([roots.read(services[i][None])[1][0] for i in told])
+        if len(told)
+        else np.zeros((0, 3 * WIDE))
+    )
+    faults = learn_kinds(around, kind[told], incident[told])
+    rows = [counted(lessons[shot.lesson], shot) for shot in shots]
+    return Material(
+        tuple(shots), numbers, lessons[0].frame.step_s, max(s.end - s.start for s in shots),
+        np.concatenate([_met(lessons[s.lesson], own, roots) for s, own in zip(shots, rows, strict=True)]),
+        np.concatenate([lessons[s.lesson].truth[own] == FAULTY for s, own in zip(shots, rows, strict=True)]),
+        np.repeat(np.arange(len(shots)), [len(own) for own in rows]),
+        np.concatenate([_met(one, own, roots) for one, own in zip(lessons, quiet, strict=True)]),
+        roots, faults,
+    )  # fmt: skip
+
+
+def learn(material: Material, use: np.ndarray) -> Verdict:
+    """The verdict from some of the shots; `use` (N,) bool.
+
+    Faulty and quiet windows weigh alike, whatever share of the recording they are, and the odds are those
+    of a system in which one window in ten is faulty: a probability means the same wherever labels come from.
+    """
+    rows = np.flatnonzero(use[material.shot])
+    rows = rows[:: max(1, len(rows) // MOST_ROWS)]  # neighbours say nearly the same
+    bad = material.is_faulty[rows]
+    weight = np.array([shot.weight for shot in material.shots])[material.shot[rows]]
+    for some in (bad, ~bad):
+        weight[some] /= max(weight[some].sum(), 1e-12)
+    center, spread, odds = learn_incidents(
+        material.met[rows], bad, weight * use.sum() * WINDOW_EVIDENCE / 2, material.quiet
+    )
+    odds[-1] += _odds(FAULTY_SHARE)
+    return Verdict(center, spread, odds, material.roots, material.faults, AS_LIKELY)
+
+
+def _services(lesson: Lesson, rows: np.ndarray) -> np.ndarray:
+    """(n, S, G) of all figures there may be."""
+    own = lesson.services[rows]
+    out = np.zeros((*own.shape[:2], WIDE))
+    out[:, :, lesson.columns] = own
+    return out
+
+
+def _met(lesson: Lesson, rows: np.ndarray, roots: Roots) -> np.ndarray:
+    """(n, F + 3 G) float32: the figures of the system, and around the likely root."""
+    here = roots.narrow(lesson.columns)
+    place = blocks(lesson.columns, WIDE, 3)
+    count = lesson.figures.shape[1]
+    out = np.zeros((len(rows), count + 3 * WIDE), np.float32)
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        out[start : start + AT_ONCE, :count] = lesson.figures[some]
+        out[start : start + AT_ONCE, count + place] = here.read(lesson.services[some])[1]
+    return out
+
+
+def counted(lesson: Lesson, shot: Shot) -> np.ndarray:
+    """The rows of a shot that are faulty or quiet."""
+    rows = np.arange(shot.start, shot.end)
+    return np.asarray(rows[lesson.truth[rows] != IGNORED])
+
+
+def incidents(
+    lessons: Sequence[Lesson], shots: Sequence[Shot]
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Which incident each shot is of (N,), and (incident, lesson, row) of the rows that tell its origin."""
+    known: dict[tuple[int, int], int] = {}
+    rows: dict[int, list[tuple[int, int]]] = {}
+    numbers = np.full(len(shots), -1)
+    for i, shot in enumerate(shots):
+        labels = lessons[shot.lesson].frame.labels
+        assert labels is not None
+        own = counted(lessons[shot.lesson], shot)
+        for row in own[lessons[shot.lesson].truth[own] == FAULTY]:
+            number = known.setdefault((shot.lesson, int(labels.fault_id[row])), len(known))
+            rows.setdefault(number, []).append((shot.lesson, int(row)))
+            numbers[i] = number
+    out = []
+    for number, mine in rows.items():
+        for i in np.unique(np.linspace(0, len(mine) - 1, min(len(mine), ROWS)).astype(int)):
+            out.append((number, *mine[i]))
+    return numbers, out
+
+
+def _origins(
+    lessons: Sequence[Lesson], at: Sequence[tuple[int, int, int]]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Of each row: its services' figures (S, G), its fault's kind, the root's place; "" and -1 untold."""
+    services, kind, root = [], [], []
+    for _, number, row in at:
+        lesson = lessons[number]
+        labels, names = lesson.frame.labels, lesson.frame.services
+        assert labels is not None
+        services.append(_services(lesson, np.array([row]))[0])
+        kind.append(str(labels.fault_type[row]))
+        cause = str(labels.root_cause[row])
+        root.append(names.index(cause) if cause in names else -1)
+    return services, np.array(kind, str), np.array(root, int)
+
+
+# ----------------------------------------------------------------------------------------- the threshold
+
+
+def crossed(material: Material) -> np.ndarray:
+    """(n,) log odds of all rows, each from a verdict that did not see its incident (or quiet window)."""
+    fold = folds(material.incident)
+    out = np.zeros(len(material.met))
+    for one in range(FOLDS):
+        use, rows = fold != one, fold[material.shot] == one
+        is_bad = material.is_faulty[use[material.shot]]
+        if not is_bad.any() or is_bad.all():
+            continue
+        out[rows] = learn(material, use).odds(material.met[rows])
+    return out
+
+
+def folds(incident: np.ndarray) -> np.ndarray:
+    """(N,) which fold each shot is in; shots of one incident are together."""
+    return np.asarray(np.where(incident >= 0, incident, np.arange(len(incident))) % FOLDS)
+
+
+def levels(
+    shots: Sequence[Shot], incident: np.ndarray, shot_of: np.ndarray, is_faulty: np.ndarray, odds: np.ndarray,
+    step_s: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """The log odds up to which each incident is found, or each quiet window raises an alarm.
+
+    Args:
+        shot_of, is_faulty, odds: (n,) of each labelled row.
+
+    Returns:
+        levels (M,), whether faulty (M,), weight (M,): how many incidents or windows each stands for.
+    """
+    confirm = confirm_rows(step_s)
+    best: dict[int, float] = {}
+    out: list[tuple[float, bool, float]] = []
+    for i, shot in enumerate(shots):
+        rows = shot_of == i
+        own = odds[rows & is_faulty] if shot.is_faulty else odds[rows]
+        if not len(own):
+            continue
+        reached = lasting(own, *confirm) if len(own) >= confirm[1] else own
+        level = float(np.nanmax(reached)) if np.isfinite(reached).any() else float(own.max())
+        if shot.is_faulty:
+            number = int(incident[i])
+            best[number] = max(best.get(number, -np.inf), level)
+        else:
+            out.append((level, False, shot.weight))
+    out += [(level, True, 1.0) for level in best.values()]
+    values, faulty, weight = zip(*out, strict=True)
+    return np.array(values), np.array(faulty), np.array(weight)
+
+
+def choose(
+    values: np.ndarray, faulty: np.ndarray, weight: np.ndarray, window_s: float
+) -> tuple[float, dict[str, Any]]:
+    """The probability from which rows count as an incident, and how it was found.
+
+    As likely as not; or more, where the labelled quiet windows would raise more than one false alarm a day,
+    as zero-shot scoring promises. Their upper fifth gives an exponential tail, which is believed the more the
+    more windows there are. (The best F1 over labelled windows was tried and hangs on the few faint faults
+    among them, and on how many faults the recording happens to have: docs/log.md, 2026-11-26.)
+
+    Args:
+        values, faulty, weight: as `levels` gives them. window_s: how long a quiet window lasts.
+    """
+    quiet, counts = values[~faulty], weight[~faulty]
+    facts: dict[str, Any] = {"threshold_from": "as likely as not", "quiet_windows": len(quiet)}
+    level = _odds(AS_LIKELY)
+    if len(quiet):
+        order = np.argsort(quiet)
+        share = np.cumsum(counts[order]) / counts.sum()
+        start = float(quiet[order][np.searchsorted(share, 1 - TAIL)])
+        above = quiet > start
+        excess = float(np.average(quiet[above] - start, weights=counts[above])) if above.any() else 0.0
+        promised = start + excess * float(np.log(max(TAIL * DAY_S / window_s, 1.0)))
+        drawn = len(quiet) / (len(quiet) + FEW) * (promised - level)
+        if drawn > 0:
+            level = min(level + drawn, _odds(HIGHEST))
+            facts["threshold_from"] = "quiet windows: one false alarm a day"
+    if faulty.any():
+        facts["incidents_found"] = round(float((values[faulty] >= level).mean()), 3)
+    return 1 / (1 + float(np.exp(-level))), facts
+
+
+def _odds(chance: float) -> float:
+    return float(np.log(chance / (1 - chance)))
