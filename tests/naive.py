@@ -43,9 +43,7 @@ def rolling_variance(column: np.ndarray, window: int) -> np.ndarray:
     return out
 
 
-def pool(
-    evidence: np.ndarray, service: list[str], family: list[str], share: float, power: float
-) -> tuple:
+def pool(evidence: np.ndarray, service: list[str], family: list[str], share: float, power: float) -> tuple:
     """Mean of powers over a family, then over a service's families; system: mean of the loudest share."""
     names = list(dict.fromkeys(service))
     by_service, system = np.full((len(evidence), len(names)), np.nan), np.full(len(evidence), np.nan)

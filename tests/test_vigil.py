@@ -94,8 +94,8 @@ def test_movement_is_what_it_says():
     values[300:304, 0] += 40  # too wild to teach
     values[:, 2] = 0
     o = VigilOptions(length=64, block=16, usual=128, widths=(4, 16))
-    m = Movement(o)
-    got = np.concatenate([m.push(values[a:b]) for a, b in ((0, 5), (5, 90), (90, 91), (91, 700))])
+    m, told = Movement(o), np.ones(values.shape, bool)
+    got = np.concatenate([m.push(values[a:b], told[a:b]) for a, b in ((0, 5), (5, 90), (90, 91), (91, 700))])
     want = naive.movement(values, o.widths, o.usual, o.block, o.wildest)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 

@@ -142,6 +142,14 @@ def fill_forward(values: np.ndarray) -> np.ndarray:
     return np.where(last >= 0, filled, np.nan)
 
 
+def rearranged(values: np.ndarray, columns: np.ndarray, blank: float) -> np.ndarray:
+    """Some columns of (…, K), in the order given; -1 gives a column of `blank`."""
+    out = np.full((*values.shape[:-1], len(columns)), blank, values.dtype)
+    known = columns >= 0
+    out[..., known] = values[..., columns[known]]
+    return out
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Where each row lies on an even grid of steps, so that gaps in time are gaps in windows."""

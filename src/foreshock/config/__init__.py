@@ -15,12 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from foreshock.calibrate import CausalCalibrator
-from foreshock.config.document import Document, nearest, need, parse, read_document, show
+from foreshock.config.document import Document, nearest, need, parse, plain, read_document, show
 from foreshock.decide import Rules
 from foreshock.errors import ConfigError
 
@@ -138,7 +137,7 @@ class Layer:
 
 
 def resolve(
-    file: str | Path | None = None,
+    file: str | Path | Document | None = None,
     preset: str | None = None,
     flags: Mapping[str, tuple[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
@@ -146,7 +145,8 @@ def resolve(
     """Merge all layers and check the result.
 
     Args:
-        file: YAML; it may name its own `preset:`, which the argument `preset` overrides.
+        file: YAML, or what was read from it; it may name its own `preset:`, which the argument
+            `preset` overrides.
         flags: {dotted name: (flag, value)}; a value of None is a flag that was not given.
         environment: variables, those of the process unless given.
 
@@ -155,7 +155,7 @@ def resolve(
     """
     layers = []
     if file is not None:
-        own, named = _from_document(read_document(Path(file)))
+        own, named = _from_document(file if isinstance(file, Document) else read_document(Path(file)))
         preset = preset or named
         layers.append(own)
     if preset:
@@ -218,10 +218,7 @@ def _from_environment(environment: Mapping[str, str]) -> Layer:
     values, places = {}, {}
     for name in names:
         key = ".".join(name.removeprefix(ENVIRONMENT).lower().split("__"))
-        try:
-            values[key] = yaml.safe_load(environment[name])
-        except yaml.YAMLError:
-            values[key] = environment[name]
+        values[key] = plain(environment[name])
         places[key] = f"environment {name}"
     return Layer(values, places)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -37,6 +37,15 @@ class Document:
         while place and place not in self.lines:
             place = place[:-1]
         return f"{self.name}:{self.lines.get(place, 1)}"
+
+    def section(self, name: str) -> Document:
+        """What one section holds; nothing if it is not there."""
+        lines = {place[1:]: line for place, line in self.lines.items() if place[0] == name}
+        return Document(self.name, self.tree.get(name) or {}, lines)
+
+    def without(self, *names: str) -> Document:
+        """All but some sections."""
+        return replace(self, tree={key: value for key, value in self.tree.items() if key not in names})
 
 
 def read_document(path: Path) -> Document:
@@ -121,6 +130,19 @@ def _value(node: yaml.Node, place: Place, lines: dict[Place, int], name: str) ->
         loader.dispose()
 
 
+def plain(text: str) -> Any:
+    """A value as it would stand in a file; what is no YAML is text.
+
+    Example:
+        >>> plain("64"), plain("a: {"), plain("true")
+        (64, 'a: {', True)
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 # ------------------------------------------------------------------------------------- options from a file
 
 
@@ -132,11 +154,19 @@ def read_options(path: Path, kind: type[_Kind], section: str = "") -> _Kind:
     """
     document = read_document(path)
     if set(document.tree) == {section} and isinstance(document.tree[section], dict):
-        lines = {place[1:]: line for place, line in document.lines.items()}
-        document = Document(document.name, document.tree[section], lines)
+        document = document.section(section)
+    return options_of(document, kind)
+
+
+def options_of(document: Document, kind: type[_Kind], prefix: str = "") -> _Kind:
+    """`read_options` for what was read already; `prefix` stands before keys in messages.
+
+    Raises:
+        ConfigError: as read_options.
+    """
     for place, known in _unknown_keys(document.tree, kind, ()):
         raise ConfigError(
-            f"{document.at(*place)}: there is no setting {'.'.join(map(str, place))!r}"
+            f"{document.at(*place)}: there is no setting {prefix + '.'.join(map(str, place))!r}"
             f"{nearest(str(place[-1]), known)}"
         )
     try:
@@ -144,7 +174,7 @@ def read_options(path: Path, kind: type[_Kind], section: str = "") -> _Kind:
     except ValidationError as error:
         first = error.errors()[0]
         place = tuple(first["loc"])
-        words = ".".join(map(str, place))
+        words = prefix + ".".join(map(str, place))
         if first["type"] == "missing":
             raise ConfigError(f"{document.at(*place)}: {words} is missing; it has no default.") from None
         raise ConfigError(

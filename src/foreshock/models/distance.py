@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from foreshock.models.evidence import EvidenceOptions, block_starts
-from foreshock.windows import quantiles
+from foreshock.windows import quantiles, rearranged
 
 KEPT = 1024  # rows of the past that are kept ...
 STRIDE = 8  # ... at most every eighth: 8,192 rows; VUS-PR on SMD 0.43, with the last 1,024 rows 0.34
@@ -49,6 +49,13 @@ class Distance:
             if edge in starts and self.count:
                 self._renew()
         return out
+
+    def take(self, columns: np.ndarray) -> None:
+        """Go on with these KPIs, by their column; -1 is one that was never observed."""
+        if self.past is not None:
+            self.past = rearranged(self.past, columns, np.nan)
+            self.median = rearranged(self.median, columns, np.nan)
+            self.spread = rearranged(self.spread, columns, np.inf)
 
     def _renew(self) -> None:
         assert self.past is not None

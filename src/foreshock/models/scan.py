@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from foreshock.models.recognise import Recogniser, scale_by_context, unbend
-from foreshock.windows import PATCH
+from foreshock.windows import PATCH, rearranged
 
 PHASES = 4
 AT_ONCE = 64  # windows a pass: 2,048 patches at 256 steps, a fifth faster than half as many (AMX, 2026-11-26)
@@ -74,6 +74,12 @@ class Scan:
         self.rows += n
         chance, expected = said[:, newest]
         return Reading(chance.astype(np.float32), expected)
+
+    def take(self, columns: np.ndarray) -> None:
+        """Go on with these KPIs, by their column; -1 is one that was never observed."""
+        for name in ("kept", "tail", "last"):
+            if (held := getattr(self, name)) is not None:
+                setattr(self, name, rearranged(held, columns, np.nan))
 
     def _sample(self, filled: np.ndarray) -> np.ndarray:
         """Means of the last `factor` rows, at every `stride`-th row: (samples, K)."""

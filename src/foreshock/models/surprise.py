@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foreshock.models.evidence import EvidenceOptions, agree, block_starts, spread_of, tail_of
-from foreshock.windows import quantiles
+from foreshock.windows import quantiles, rearranged
 
 
 @dataclass(slots=True)
@@ -53,6 +53,18 @@ class Surprise:
             out[at:edge] = self._take(values[at:edge], expected[at:edge], self.scales)
             at = edge
         return out
+
+    def take(self, columns: np.ndarray) -> None:
+        """Go on with these KPIs, by their column; -1 is one that was never observed."""
+        if self.values is None:
+            return
+        for name in ("values", "errors", "ratios"):
+            setattr(self, name, rearranged(getattr(self, name), columns, np.nan))
+        if self.scales is not None:
+            fresh = self._fix()
+            for name in Scales.__slots__:
+                kept = rearranged(getattr(self.scales, name), columns, np.nan)
+                setattr(self.scales, name, np.where(columns >= 0, kept, getattr(fresh, name)))
 
     def _fix(self) -> Scales:
         o = self.options

@@ -26,7 +26,7 @@ from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Scan
 from foreshock.models.surprise import Surprise
 from foreshock.scores import Layout, Scores, layout, pool, smooth
-from foreshock.windows import PATCH, fill_forward, to_grid
+from foreshock.windows import PATCH, fill_forward, rearranged, to_grid
 
 # Little history has to do here, since two other signals must agree: Online Boutique's first hundred rows
 # (docs/log.md, 2026-11-26).
@@ -76,45 +76,54 @@ class Movement:
         self.options = options
         self.newest: np.ndarray | None = None  # (max(widths), K) the newest squares
         self.total: np.ndarray | None = None  # (K,) of squares, forgetting slowly
-        self.most: np.ndarray | None = None  # (K,) the largest step that teaches
-        self.count = 0.0
+        self.most: np.ndarray  # (K,) the largest step that teaches; 0 while any does
+        self.count: np.ndarray  # (K,) rows since the KPI was first observed, forgetting like `total`
         self.rows = 0
 
-    def push(self, squared: np.ndarray) -> np.ndarray:
-        """The next rows' squares (n, K) → (n, K), the sum over `widths`; 1 a width is usual."""
+    def push(self, squared: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """The next rows' squares (n, K) → (n, K), the sum over `widths`; 1 a width is usual.
+
+        Args:
+            told: (n, K) bool, False before a KPI's first value: those rows are no calm past.
+        """
         o = self.options
         longest, kpis = max(o.widths), squared.shape[1]
         if self.newest is None or self.total is None:
             self.newest, self.total = np.zeros((longest, kpis)), np.zeros(kpis)
+            self.most, self.count = np.zeros((2, kpis))
         known = np.concatenate([self.newest, squared])
         sums = np.cumsum(known, 0)
         recent = np.sum([(sums[longest:] - sums[longest - w : -w]) / w for w in o.widths], axis=0)
-        usual = self._usual(squared)
+        usual = self._usual(squared, told)
         self.newest = known[-longest:]
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.maximum(np.nan_to_num(recent / usual), 0))
 
-    def _usual(self, squared: np.ndarray) -> np.ndarray:
+    def _usual(self, squared: np.ndarray, told: np.ndarray) -> np.ndarray:
         """The mean square up to each row, (n, K)."""
         out, at = np.empty_like(squared), 0
         assert self.total is not None
         while at < len(squared):
             # Forgetting happens once a block, so that pieces don't matter.
             if self.rows % self.options.block == 0:
-                keep = min(1.0, self.options.usual / max(self.count, 1.0))
+                keep = np.minimum(1.0, self.options.usual / np.maximum(self.count, 1.0))
                 self.total, self.count = self.total * keep, self.count * keep
-                if self.count >= FIRST_USUAL:
-                    self.most = self.options.wildest * self.total / self.count
+                largest = self.options.wildest * self.total / np.maximum(self.count, 1.0)
+                self.most = np.where(self.count >= FIRST_USUAL, largest, 0)
             stop = min(len(squared), at + self.options.block - self.rows % self.options.block)
             steps = squared[at:stop]
-            tame = (
-                steps if self.most is None else np.where(self.most > 0, np.minimum(steps, self.most), steps)
-            )
-            sums = self.total + np.cumsum(tame, 0)
-            out[at:stop] = sums / (self.count + np.arange(1, stop - at + 1))[:, None]
-            self.total, self.count, self.rows = sums[-1], self.count + stop - at, self.rows + stop - at
+            tame = np.where(self.most > 0, np.minimum(steps, self.most), steps)
+            sums, counts = self.total + np.cumsum(tame, 0), self.count + np.cumsum(told[at:stop], 0)
+            out[at:stop] = sums / np.maximum(counts, 1.0)
+            self.total, self.count, self.rows = sums[-1], counts[-1], self.rows + stop - at
             at = stop
         return out
+
+    def take(self, columns: np.ndarray) -> None:
+        """Go on with these KPIs, by their column; -1 is one that was never observed."""
+        if self.newest is not None and self.total is not None:
+            self.newest, self.total = rearranged(self.newest, columns, 0), rearranged(self.total, columns, 0)
+            self.most, self.count = rearranged(self.most, columns, 0), rearranged(self.count, columns, 0)
 
 
 class VigilStream:
@@ -164,6 +173,25 @@ class VigilStream:
         meta = (piece.kpis, piece.services, piece.step_s, self.detector)
         return Scores(piece.time_ns, evidence, services, system, *meta, expected=expected)
 
+    def relayout(self, kpis: tuple[Kpi, ...]) -> None:
+        """Go on with other KPIs: those known keep their past, new ones were never observed until now.
+
+        Gives the scores of a stream that had all of them from its first row on.
+        """
+        if self.clock is None:
+            return
+        known = {kpi: column for column, kpi in enumerate(self.kpis)}
+        columns = np.array([known.get(kpi, -1) for kpi in kpis])
+        for scan in self.scans:
+            scan.take(columns)
+        self.steps.take(columns)
+        self.misses.take(columns)
+        self.surprise.take(columns)
+        self.distance.take(columns)
+        self.newest = None if self.newest is None else rearranged(self.newest, columns, np.nan)
+        self.lasting = None if self.lasting is None else rearranged(self.lasting, columns, 0)
+        self.kpis, self.layout = kpis, layout(kpis)
+
     def _begin(self, piece: Frame) -> None:
         if self.clock is None:
             self.kpis, self.layout, self.step_s = piece.kpis, layout(piece.kpis), piece.step_s
@@ -190,7 +218,8 @@ class VigilStream:
         expected = readings[0].expected
         steps = squares(np.diff(known, axis=0))
         misses = np.where(np.isfinite(expected), squares(filled - expected), steps)
-        movement = (self.steps.push(steps) + self.misses.push(misses)) / 2
+        told = np.isfinite(filled)
+        movement = (self.steps.push(steps, told) + self.misses.push(misses, told)) / 2
         surprise = np.maximum(self.surprise.push(dense, expected), self.distance.push(dense))
         return fuse(chances, movement, surprise, self.options), expected
 

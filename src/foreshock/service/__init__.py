@@ -1,1 +1,1 @@
-"""The running service: its page and API, and learning from what people say of incidents."""
+"""The running service: reads metrics, keeps incidents, serves page and API, learns from what people say."""

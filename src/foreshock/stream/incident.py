@@ -1,0 +1,126 @@
+"""One thing that went wrong, from its first row to its last, under a name that outlasts the process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from foreshock.decide import Event, iso
+from foreshock.findings import Cause
+
+LATEST = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """An event with what was found out about it."""
+
+    id: str  # such as "2026-11-26T10-45-12Z", when it began
+    event: Event  # its rows are counted from the monitor's first one; see Monitor.rows_of
+    cause: Cause
+    first_cause: Mapping[str, Any]  # Cause.to_dict() as it was told when found
+    kinds: tuple[tuple[str, float], ...]  # likely fault types with their chance, best first; () is unknown
+    severity: str  # "info", "warning", "critical"; only rises
+    found_ns: int  # stamp of the row at which it was found
+    closed_ns: int | None  # stamp of the row at which it was known to be over; None while it runs
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe, times as ISO 8601 in UTC and `_ns` as numbers."""
+        return {
+            "id": self.id,
+            "severity": self.severity,
+            "state": "open" if self.closed_ns is None else "closed",
+            "found_ns": self.found_ns,
+            "found_time": iso(self.found_ns),
+            "closed_ns": self.closed_ns,
+            "closed_time": iso(self.closed_ns),
+            "kinds": [[name, chance] for name, chance in self.kinds],
+            "event": _safe(self.event.to_dict()),
+            "cause": self.cause.to_dict(),
+            "first_cause": dict(self.first_cause),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the last rows changed."""
+
+    kind: Literal["opened", "updated", "closed"]
+    incident: Incident
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an earlier process told of an incident."""
+
+    id: str
+    start_ns: int
+    closed_ns: int | None
+    found_ns: int
+    severity: str
+    first_cause: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Known:
+        """From `Incident.to_dict`."""
+        start = np.datetime64(str(told["event"]["start_time"]).rstrip("Z"), "ns").astype(np.int64)
+        return cls(
+            told["id"], int(start), told["closed_ns"], told["found_ns"], told["severity"], told["first_cause"]
+        )
+
+    @classmethod
+    def now(cls, incident: Incident) -> Known:
+        """An incident of this process, before its scores are made anew."""
+        i = incident
+        return cls(i.id, i.event.start_ns, i.closed_ns, i.found_ns, i.severity, i.first_cause)
+
+    def meets(self, incident: Incident, slack_ns: int) -> bool:
+        """Whether the two overlap in time, or nearly."""
+        stop = LATEST if self.closed_ns is None else self.closed_ns + slack_ns
+        end = incident.closed_ns or LATEST
+        return incident.event.start_ns <= stop and end >= self.start_ns - slack_ns
+
+
+def ended(told: Mapping[str, Any], at_ns: int) -> dict[str, Any]:
+    """An open incident as `Incident.to_dict` gave it, closed: nothing of it is seen any more."""
+    event = {**told["event"], "is_open": False, "end_time": told["event"]["end_time"] or iso(at_ns)}
+    return {**told, "event": event, "state": "closed", "closed_ns": at_ns, "closed_time": iso(at_ns)}
+
+
+def name_of(start_ns: int, taken: Container[str]) -> str:
+    """A name for an incident that began then.
+
+    Example:
+        >>> name_of(0, {"1970-01-01T00-00-00Z"})
+        '1970-01-01T00-00-00Z-2'
+    """
+    name = base = str(iso(start_ns)).replace(":", "-")
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def likely_kinds(kinds: np.ndarray | None, names: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """Fault types by their mean chance over an incident's rows (n, C), best first."""
+    if kinds is None or not names or not np.isfinite(kinds).any(0).all():
+        return ()
+    chances = np.nanmean(kinds, axis=0)
+    order = np.argsort(-chances, kind="stable")
+    return tuple((names[i], round(float(chances[i]), 4)) for i in order.tolist())
+
+
+def reopened(incident: Incident, known: Known, severity: str) -> Incident:
+    """An incident under the name it already had."""
+    return replace(
+        incident, id=known.id, found_ns=known.found_ns, first_cause=known.first_cause, severity=severity
+    )
+
+
+def _safe(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
