@@ -1,11 +1,11 @@
-"""doctor: is everything here that foreshock needs, and how fast is this machine?"""
+"""doctor: is everything here that foreshock needs, how fast is this machine, what does `serve` reach?"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,11 +18,17 @@ EXTRAS = {  # extra: (module, what it is for)
     "adapt": ("peft", "learning adapters"),
     "gpu": ("pynvml", "memory of NVIDIA cards"),
     "openvino": ("openvino", "a faster forward pass on Intel processors"),
+    "serve": ("httpx", "the service, reading from Prometheus, alerts"),
 }
 SPEED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
-def doctor(json: options.Json = False) -> None:
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(help="a configuration of `serve`: what can be reached, what is there")
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Check the installation, the weights and the machine; exit code 1 when something is broken."""
     import platform
     from importlib import util
@@ -47,11 +53,27 @@ def doctor(json: options.Json = False) -> None:
     for extra, (module, purpose) in EXTRAS.items():
         here = util.find_spec(module) is not None
         checks.append(_fact(f"extra {extra}", f"{'present' if here else 'absent'} ({purpose})"))
+    if config is not None:
+        checks += _live(config)
     is_well = all(check["ok"] for check in checks)
     rows = [("ok" if check["ok"] else "BROKEN", check["what"], check["found"]) for check in checks]
     Console(json).result({"ok": is_well, "checks": checks}, table(rows))
     if not is_well:
         raise typer.Exit(1)
+
+
+def _live(config: Path) -> list[dict[str, Any]]:
+    """What `serve` would find with this configuration; a mistake in it ends the command with its line."""
+    import asyncio
+    from dataclasses import asdict
+
+    from foreshock.service.probe import probe
+    from foreshock.service.settings import read_settings
+
+    async def look() -> list[dict[str, Any]]:
+        return [asdict(finding) async for finding in probe(read_settings(config))]
+
+    return asyncio.run(look())
 
 
 def _fact(what: str, found: str, ok: bool = True) -> dict[str, Any]:

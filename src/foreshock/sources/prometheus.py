@@ -176,6 +176,26 @@ class PrometheusClient:
         """
         await self._ask("query", {"query": "vector(1)"})
 
+    async def about(self) -> dict[str, str]:
+        """Version and retention, as far as it tells; what speaks only its API tells less.
+
+        Raises:
+            SourceError: it does not answer.
+        """
+        await self.ask_time()
+        build, runtime = await self._status("buildinfo"), await self._status("runtimeinfo")
+        return {"version": build.get("version", ""), "keeps": runtime.get("storageRetention", "")}
+
+    async def _status(self, what: str) -> dict[str, str]:
+        import httpx
+
+        try:
+            answer = await self._client.get(f"{self.options.url.rstrip('/')}/api/v1/status/{what}")
+            told = answer.json()["data"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return {}
+        return {name: str(value) for name, value in told.items()} if isinstance(told, dict) else {}
+
     async def read(self, slots: range, partial: bool = False) -> Read:
         """All queries over some slots (multiples of the step since 1970).
 
