@@ -280,8 +280,9 @@ class Outbox:
 
     async def close(self) -> None:
         """Close connections. What is untold is told after the next start."""
-        for sink in self.sinks:
-            await self._hang_up(sink)
+        async with self._lock:  # a delivery that runs ends first, so that its answer is noted
+            for sink in self.sinks:
+                await self._hang_up(sink)
 
     # ------------------------------------------------------------------------------------ numbers and state
 
@@ -295,14 +296,14 @@ class Outbox:
         return sum(e.told.get(sink.name) != e.wanted(sink.name) for e in entries)
 
     @property
-    def counts(self) -> list[tuple[str, dict[str, str], float]]:
-        """(metric, labels, value) for telemetry, names without `foreshock_`."""
-        out: list[tuple[str, dict[str, str], float]] = [(n, {}, v) for n, v in self._counts.items()]
+    def counts(self) -> dict[str, float]:
+        """For telemetry: names without `foreshock_`, with their label, as `alerts_pending{sink="webhook"}`."""
+        out = dict(self._counts)
         for sink in self.sinks:
-            label = {"sink": sink.name}
-            out.append(("alerts_sent_total", label, self._sent[sink.name]))
-            out.append(("alerts_failed_total", label, self._failed[sink.name]))
-            out.append(("alerts_pending", label, float(self._pending(sink))))
+            label = f'{{sink="{sink.name}"}}'
+            out[f"alerts_sent_total{label}"] = self._sent[sink.name]
+            out[f"alerts_failed_total{label}"] = self._failed[sink.name]
+            out[f"alerts_pending{label}"] = float(self._pending(sink))
         return out
 
     def _state(self) -> str:
