@@ -750,3 +750,21 @@ def test_the_command_compares_files(config, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["changes"][0]["difference"]["mean"] == 0
     assert run(["runs", "compare", out, "nothing.jsonl"]) == 2
     assert "holds no evaluation record" in capsys.readouterr().err
+
+
+def test_the_command_writes_a_page_and_its_tables(config, tmp_path, capsys):
+    """`--report` by its ending; `runs report` makes the same page of the file, and overwrites none."""
+    page, tables = tmp_path / "page.html", tmp_path / "page.md"
+    assert run(["evaluate", str(config), "--report", str(page), "--quiet"]) == 0
+    assert 'class="draw strip' in page.read_text()
+    records = str(tmp_path / "out.jsonl")
+    assert run(["runs", "report", records, "--out", str(tables), "--ours", "past_median", "--quiet"]) == 0
+    assert "### past_median against each" in tables.read_text()
+    first = page.read_text()
+    words = ["runs", "report", records, "--out", str(page), "--ours", "past_median", "--quiet"]
+    capsys.readouterr()
+    assert run(words) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run([*words, "--force"]) == 0
+    assert page.read_text() == first
+    assert run(["evaluate", str(config), "--report", str(tmp_path / "page.pdf")]) == 2

@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 
 from foreshock import report
+from foreshock.report import evaluation
 
 pytestmark = pytest.mark.browser
 
 _spec = importlib.util.spec_from_file_location("report_cases", Path(__file__).with_name("test_report.py"))
 cases = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
+_spec = importlib.util.spec_from_file_location(
+    "evaluation_cases", Path(__file__).with_name("test_report_evaluation.py")
+)
+measured = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(measured)
 
 ARGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -44,6 +50,10 @@ def pages(tmp_path_factory):
     report.write(folder / "plain.html", *cases.make_case(known=True))
     report.write(folder / "long.html", *cases.make_case(service=long_name), title=long_name * 2)
     report.write(folder / "empty.html", *cases.make_case()[:3], (), ())
+    found = measured.records()
+    found += [measured.made("a_detector_with_a_long_name_that_wraps", "a", 0.5, data="a long name")]
+    page = evaluation.html(found, measured.sketches_for(found))
+    (folder / "evaluation.html").write_text(page, "utf-8")
     return folder
 
 
@@ -67,6 +77,35 @@ def test_fits_loads_nothing_and_complains_of_nothing(browser, pages, name, width
     assert page.locator("h2").count() >= 4
     shown = page.locator("svg.plot:visible").count()
     assert shown == (2 if name == "empty" else 4)
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_the_evaluation_page_fits(browser, pages, width, scheme):
+    """No sideways scrolling but of the wide tables, nothing said or asked for, pictures of some size."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((pages / "evaluation.html").as_uri())
+    inner, outer = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert inner <= outer
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert page.locator("h1").count() == 1
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('svg.draw')].map(s => s.getBoundingClientRect())"
+        ".map(r => [r.width, r.height])"
+    )
+    assert len(sizes) >= 9
+    assert min(w for w, _ in sizes) >= 200
+    assert min(h for _, h in sizes) >= 80
+    told = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter(e => e.children.length == 0 && e.textContent.trim())"
+        ".filter(e => e.getBoundingClientRect().width > 0).map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(told) >= 12
     context.close()
 
 

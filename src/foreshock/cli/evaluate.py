@@ -51,6 +51,10 @@ def evaluate(
     figure: Annotated[
         Path | None, typer.Option("--figure", metavar="PNG", help="With --audit: draw it too.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write a page (.html), or its tables (.md), too."),
+    ] = None,
     track: options.Track = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -66,6 +70,10 @@ def evaluate(
         return
     if figure is not None:
         raise OutputError("--figure draws the audit; add --audit.")
+    if report is not None:
+        from foreshock.cli.output import check_output
+
+        check_output(report, force=force, suffixes=(".html", ".md"), flag="--report")
     if quick:
         limit, rows = limit or QUICK_SERIES, rows or QUICK_ROWS
         setup = replace(setup, seeds=setup.seeds[:1])
@@ -73,6 +81,10 @@ def evaluate(
     if quick and out is None:
         path = path.with_name(f"{path.stem}-quick{path.suffix}")
     records = _run(setup, path, only or (), redo or (), limit, rows, track or (), console)
+    if report is not None:
+        from foreshock.cli.runs import write_report
+
+        write_report(report, records, path, setup.ours, console)
 
     def text() -> str:
         from foreshock.evaluate import report

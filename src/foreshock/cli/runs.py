@@ -84,6 +84,39 @@ def compare(
     Console(json).result(facts, text)
 
 
+@app.command()
+def report(
+    records: Annotated[Path, typer.Argument(metavar="RECORDS", help="A JSONL file of `foreshock evaluate`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page (.html) or its tables (.md).")],
+    ours: Annotated[str, typer.Option(help="Whom the paired rows are about.")] = "foreshock",
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """One page about an evaluation: leaderboard, curves, timelines, delays, cost."""
+    from foreshock.cli.output import check_output
+
+    check_output(out, force=force, suffixes=(".html", ".md"))
+    write_report(out, _evaluation(records), records, ours, Console(quiet=quiet))
+
+
+def write_report(out: Path, records: list[dict[str, Any]], source: Path, ours: str, console: Console) -> None:
+    """The page or the Markdown of these records; their sketches lie beside `source`."""
+    from foreshock.cli.output import replacing
+    from foreshock.evaluate import report as as_markdown
+    from foreshock.evaluate import sketches_of
+    from foreshock.report import evaluation
+    from foreshock.runlog import read_lines
+
+    if out.suffix.lower() == ".md":
+        text = "\n".join(as_markdown(records, ours)) + "\n"
+    else:
+        sketches = {line["key"]: line for line in read_lines(sketches_of(source)) if "key" in line}
+        text = evaluation.html(records, sketches, ours, title=source.stem)
+    with replacing(out) as part:
+        part.write_text(text, "utf-8")
+    console.note(f"wrote {out}")
+
+
 def _evaluation(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of records.
 

@@ -87,6 +87,13 @@ class Part:
             return spans(counted)
         return fault_spans(np.where(counted, labels.fault_id, -1))
 
+    @property
+    def fault_types(self) -> list[str]:
+        """The kind of each fault that counts; empty where no label names one."""
+        labels = self.frame.labels
+        kinds = [] if labels is None else [str(labels.fault_type[first]) for first, _ in self.faults]
+        return kinds if any(kinds) else []
+
     def facts(self) -> dict[str, Any]:
         """For the record."""
         rows = {

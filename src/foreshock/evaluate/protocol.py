@@ -204,6 +204,7 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         "options": job.choice.options,
         "seed": job.seed,
         "split": {"kind": job.data.split, **part.facts()},
+        "fault_types": part.fault_types,
         "rows": len(part.frame),
         "kpis": len(part.frame.kpis),
         "step_s": part.frame.step_s,

@@ -9,7 +9,6 @@ Not here: drawing (plots), deciding anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from foreshock.report.appendix import (
     threshold_facts,
 )
 from foreshock.report.incidents import cards as cards_of
+from foreshock.report.page import render
 from foreshock.report.source import Source, clock, count, duration, more
 from foreshock.scores import Scores
 
@@ -102,17 +102,10 @@ def html(
 
 
 def _render(source: Source, made: str) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    folder = files("foreshock") / "templates"
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True
-    )
-    template = environment.from_string((folder / "report.html.j2").read_text("utf-8"))
     cards = cards_of(source)
-    return template.render(
-        css=Markup((folder / "report.css").read_text("utf-8")),
+    return render(
+        "report.html.j2",
+        ("report.css",),
         title=source.title,
         verdict=_verdict(source),
         lead=_lead(source),
