@@ -87,6 +87,26 @@ def test_neighbours_merge():
     assert spans(decide(scores_of(system), levels(4), PLAIN)) == [(1, 3), (9, 11)]
 
 
+def test_what_rises_anew_is_an_event_of_its_own():
+    """Two minutes at a third of the peak, then twice as high again: the second fault is a sequel, not the first."""
+    first, second = decide(
+        scores_of([1, 9, 9, 2.5, 2.1, 2.4, 6, 7, 6, 1, 1, 1, 1]), levels(2, low=1.5), Rules()
+    )
+    assert (first.start, first.end, first.peak_score, first.rows_high) == (1, 5, 9, 5)
+    assert (second.start, second.peak_score, second.sequel_of) == (6, 7, first.id)
+    assert not first.is_open
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [[2.5, 6, 7, 6], [2.5, 2.4, 2.6, 4, 2.5, 2.4], [4, 4, 4, 9, 9], [2.9, 2.8, 2.7, 2.6, 2.5, 2.4]],
+    ids=["a short dip", "a lone spike", "a shallow valley", "a fading end"],
+)
+def test_what_wavers_stays_one_event(tail):
+    """Nothing new began."""
+    assert len(decide(scores_of([1, 9, 9, *tail, 1, 1, 1, 1]), levels(2, low=1.5), Rules())) == 1
+
+
 def test_start_moves_back_over_raised_rows():
     """Since when: rows above low that lead up to the event belong to it, at most lead_s of them."""
     system = [1, 3, 3, 3, 5, 5, 1]

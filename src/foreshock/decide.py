@@ -1,4 +1,4 @@
-"""From scores to events: enter high, leave low, last long enough, merge neighbours.
+"""From scores to events: enter high, leave low, last long enough, merge neighbours, part what rises anew.
 
 Works row by row on the past alone, so that a stream and a whole recording give the same events.
 
@@ -27,6 +27,9 @@ from foreshock.calibrate import (
 from foreshock.errors import ConfigError
 from foreshock.scores import Scores
 
+# A new rise within an event is an event of its own: after scores below this share of the peak for `merge_s` ...
+VALLEY = 1 / 3
+RISE = 2.0  # ... to so many times the lowest of them; docs/log.md, 2026-11-26
 HEAVIEST_TAIL = 0.2  # shape taken for the tail above `high` when judging confidence: on the heavy side
 
 
@@ -185,6 +188,7 @@ class Decider:
         self._closed: Event | None = None
         self._last: tuple[int, int] = (-1, 0)  # row and stamp of the last row that belongs to the event
         self._left = False  # a row below `low` was seen since
+        self._valley: tuple[int, _Row] | None = None  # stamp of its first row, its lowest row
         self._run: deque[_Row] = deque()  # the present run of rows above `low`, as far back as lead_s
         self._hits: deque[_Row] = deque()  # rows above `high` within the window
 
@@ -205,7 +209,7 @@ class Decider:
         at = self._next(rows, 0)
         while at < len(scores):
             row = rows[at]
-            closed = self._expire(row.time_ns)
+            closed = self._expire(row.time_ns) or self._relapse(row)
             if closed:
                 changes.append(Change("closed", closed))
                 touched = False
@@ -239,6 +243,40 @@ class Decider:
         self._closed = replace(self._event, end=row + 1, end_ns=last_ns, is_open=False)
         self._event = None
         self._hits.clear()
+        return self._closed
+
+    def _relapse(self, row: _Row) -> Event | None:
+        """End the event in its valley when something new rises from there."""
+        event = self._event
+        if event is None or math.isnan(row.score):
+            return None
+        if row.score < VALLEY * event.peak_score:
+            if self._valley is None:
+                self._valley = (row.time_ns, row)
+            elif row.score < self._valley[1].score:
+                self._valley = (self._valley[0], row)
+        if self._valley is None or self._valley[1] is row:
+            return None
+        begun_ns, dip = self._valley
+        fresh = [
+            hit
+            for hit in (*self._hits, row)
+            if hit.row > dip.row
+            and row.time_ns - hit.time_ns < self._window_ns
+            and hit.score >= max(hit.high, RISE * dip.score)
+        ]
+        if len(fresh) < self._need or fresh[-1] is not row:
+            if row.score >= VALLEY * event.peak_score and not fresh:
+                self._valley = None
+            return None
+        if fresh[0].time_ns - begun_ns < self.rules.merge_s * 1e9:
+            self._valley = None
+            return None
+        self._hits = deque(fresh[:-1])
+        self._run = deque(r for r in self._run if r.row > dip.row)
+        high = event.rows_high - len(self._hits)
+        self._closed = replace(event, end=dip.row + 1, end_ns=dip.time_ns, rows_high=high, is_open=False)
+        self._event = None
         return self._closed
 
     def _take(self, row: _Row) -> None:
@@ -280,6 +318,7 @@ class Decider:
         )  # fmt: skip
         self._count += 1
         self._last, self._left = (row.row, row.time_ns), False
+        self._valley = None
 
     def _extend(self, row: _Row, is_high: bool) -> None:
         event = self._event
@@ -292,6 +331,7 @@ class Decider:
             event = replace(
                 event, peak=row.row, peak_ns=row.time_ns, peak_score=row.score, threshold=row.high
             )
+            self._valley = None
         self._event = event
         self._last, self._left = (row.row, row.time_ns), False
 
