@@ -36,6 +36,7 @@ from foreshock.evaluate.audit import forest_rows, regime_rows
 from foreshock.evaluate.parts import stretch
 from foreshock.evaluate.tables import event_table, latest
 from foreshock.metrics import spans
+from foreshock.report.evaluation import html as page_of
 from foreshock.runlog import Records
 from foreshock.sources import simulator
 
@@ -318,6 +319,38 @@ def test_one_class_gives_no_figure_and_no_error(tmp_path):
         assert record["metrics"]["vus_pr"] is None
         assert record["thresholds"]["past"]["false_alarms_per_day"] is not None
     assert report(evaluate(one, plan(one)))
+
+
+def test_judged_rows_that_are_all_faulty_give_no_figure(tmp_path):
+    """The other class alone: no ranking figure, the fault is counted once, tables and page are written."""
+    label = np.zeros(600, np.uint8)
+    label[300:] = 1
+    write_series(tmp_path / "made", "a", label=label)
+    one = setup(tmp_path, "past_median")
+    records = list(evaluate(one, plan(one)))
+    assert {r["metrics"]["vus_pr"] for r in records} == {None}
+    assert {r["split"]["faults"] for r in records} == {1}
+    assert report(records)
+    assert "foreshock has no figure" in page_of(records, {})
+
+
+def test_a_table_with_other_labels_is_named(tmp_path):
+    """A label of 2 in a table: file, line and what it must be, before anything is scored."""
+    rows = "".join(f"{60 * i},{i % 7},{2 if i == 50 else 0}\n" for i in range(99))
+    (tmp_path / "t.csv").write_text("timestamp,web__cpu,label\n" + rows)
+    with pytest.raises(SourceError, match=r"t\.csv:52: label is '2'; it must be 0 or 1"):
+        only_part(DataSet("t", "t.csv"), tmp_path)
+
+
+def test_half_a_sketch_is_dropped_too(config, tmp_path, capsys):
+    """A kill between sketch and record: the half line goes, the record and its curve are made anew."""
+    assert run(["evaluate", str(config), "--quiet"]) == 0
+    records, sketches = tmp_path / "out.jsonl", tmp_path / "out.sketches.jsonl"
+    lines, drawn = records.read_text().splitlines(), sketches.read_text().splitlines()
+    records.write_text("\n".join(lines[:9]) + "\n")
+    sketches.write_text("\n".join(drawn[:9]) + "\n" + drawn[9][:50])
+    assert run(["evaluate", str(config), "--quiet"]) == 0
+    assert [json.loads(a) for a in sketches.read_text().splitlines()] == [json.loads(b) for b in drawn]
 
 
 def test_a_series_shorter_than_a_window_is_told(tmp_path):
