@@ -88,12 +88,12 @@ def test_neighbours_merge():
 
 
 def test_what_rises_anew_is_an_event_of_its_own():
-    """Two minutes at a third of the peak, then twice as high again: the second fault is a sequel, not the first."""
+    """Two minutes below a third of the peak, then twice as high again: a second fault, told as a sequel."""
     first, second = decide(
         scores_of([1, 9, 9, 2.5, 2.1, 2.4, 6, 7, 6, 1, 1, 1, 1]), levels(2, low=1.5), Rules()
     )
     assert (first.start, first.end, first.peak_score, first.rows_high) == (1, 5, 9, 5)
-    assert (second.start, second.peak_score, second.sequel_of) == (6, 7, first.id)
+    assert (second.start, second.peak_score, second.sequel_of) == (5, 7, first.id)
     assert not first.is_open
 
 

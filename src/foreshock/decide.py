@@ -27,7 +27,7 @@ from foreshock.calibrate import (
 from foreshock.errors import ConfigError
 from foreshock.scores import Scores
 
-# A new rise within an event is an event of its own: after scores below this share of the peak for `merge_s` ...
+# What rises anew is an event of its own: after scores below this share of the peak for `merge_s` ...
 VALLEY = 1 / 3
 RISE = 2.0  # ... to so many times the lowest of them; docs/log.md, 2026-11-26
 HEAVIEST_TAIL = 0.2  # shape taken for the tail above `high` when judging confidence: on the heavy side

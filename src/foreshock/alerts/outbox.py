@@ -297,7 +297,7 @@ class Outbox:
 
     @property
     def counts(self) -> dict[str, float]:
-        """For telemetry: names without `foreshock_`, with their label, as `alerts_pending{sink="webhook"}`."""
+        """For telemetry: names without `foreshock_`, with labels, as `alerts_pending{sink="webhook"}`."""
         out = dict(self._counts)
         for sink in self.sinks:
             label = f'{{sink="{sink.name}"}}'
