@@ -9,7 +9,7 @@ import numpy as np
 from tables import Record, filled, read, table
 
 from foreshock.evaluate import FLOOR, audit_table, grouped_interval, paired_rows
-from foreshock.evaluate.tables import by_series, latest
+from foreshock.evaluate.tables import by_series, latest, threshold_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "methodology_v2.md"
 OURS = "foreshock"
@@ -144,7 +144,7 @@ def calibration(done: Sequence[Record]) -> list[str]:
         here = [r for r in done if r["detector"] == detector]
         cells: list[object] = [title(detector, done), len({(r["data"], r["series"]) for r in here})]
         for fixed in (True, False):
-            told = [fixed_of(r) if fixed else r["thresholds"]["past"] for r in here]
+            told = [threshold_of(r, "fixed" if fixed else "past") for r in here]
             days = sum(t["hours"] for t in told) / 24
             found = [f for t in told for f in t["found"]]
             delays = [d / r["step_s"] for r, t in zip(here, told, strict=True) for d in t["delays_s"]]
@@ -159,13 +159,6 @@ def calibration(done: Sequence[Record]) -> list[str]:
     head = ["detector", "series", *(f"{w}, fixed" for w in head), *(f"{w}, as live" for w in head)]
     told = f"All series together, seeds and all; asked for: {asked} a day. Delay: median of those found."
     return [told, "", *table(head, rows)]
-
-
-def fixed_of(record: Record) -> Record:
-    """The figures at the fixed threshold, whichever rows it came from."""
-    own = record["thresholds"]
-    found: Record = own["validation"] if "validation" in own else own["recording"]
-    return found
 
 
 def agreement() -> list[str]:

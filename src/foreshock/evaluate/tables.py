@@ -265,7 +265,7 @@ def event_table(records: Sequence[Record], title: str) -> list[str]:
         here = [r for r in records if r["detector"] == detector]
         cells = [_title(detector, records)]
         for which, name in enumerate(("fixed", "past")):
-            counted = [_threshold_of(r, name) for r in here]
+            counted = [threshold_of(r, name) for r in here]
             found = _found(here, counted)
             hours = sum(c["hours"] for c in counted)
             false = sum(c["false_alarms"] for c in counted)
@@ -301,7 +301,7 @@ def _found(records: Sequence[Record], counted: Sequence[Record]) -> np.ndarray:
     return np.concatenate(shares) if shares else np.zeros(0)
 
 
-def _threshold_of(record: Record, name: str) -> Record:
+def threshold_of(record: Record, name: str) -> Record:
     """The fixed threshold's figures under whichever name they stand, or those of the past."""
     own = record["thresholds"]
     found: Record = own["past"] if name == "past" else own.get("validation", own.get("recording"))

@@ -17,7 +17,7 @@ import numpy as np
 from foreshock import __version__
 from foreshock.errors import InputError
 from foreshock.evaluate import FLOOR, grouped_interval, interval, paired_rows
-from foreshock.evaluate.tables import Record, by_series, latest
+from foreshock.evaluate.tables import Record, by_series, latest, threshold_of
 from foreshock.report.drawings import Curve, curves, delay_curve, mean_precision, timeline
 from foreshock.report.page import render
 
@@ -131,16 +131,9 @@ def _over_families(one: Mapping[tuple[str, str], float]) -> Any:
     return grouped_interval([np.array([v for (d, _), v in one.items() if d == data]) for data in sets])
 
 
-def fixed_of(record: Record) -> Record:
-    """The figures at the fixed threshold, whichever rows it came from."""
-    own = record["thresholds"]
-    found: Record = own["validation"] if "validation" in own else own["recording"]
-    return found
-
-
 def _at_threshold(records: Sequence[Record]) -> tuple[list[float], float, float]:
     """For each fault 1 or 0, false alarms, days."""
-    told = [fixed_of(r) for r in records]
+    told = [threshold_of(r, "fixed") for r in records]
     found = [float(f) for t in told for f in t["found"]]
     return found, sum(t["false_alarms"] for t in told), sum(t["hours"] for t in told) / 24
 
@@ -168,7 +161,7 @@ def _facts(source: Source) -> list[tuple[str, str]]:
         ("Detectors", str(len(source.detectors))),
         ("Families", str(len(source.families))),
         ("Series", str(len(series))),
-        ("Faults", f"{sum(len(fixed_of(r)['found']) for r in _one_each(source)):,}"),
+        ("Faults", f"{sum(len(threshold_of(r, 'fixed')['found']) for r in _one_each(source)):,}"),
         ("Commit", min(commits) if len(commits) == 1 else f"{len(commits)} of them"),
     ]
 
@@ -256,7 +249,7 @@ def _kinds(source: Source, shown: Mapping[str, str]) -> list[dict[str, Any]]:
     shares: dict[str, dict[str, list[int]]] = {}
     for name in shown:
         for r in source.of(name):
-            for kind, hit in zip(r.get("fault_types") or (), fixed_of(r)["found"], strict=False):
+            for kind, hit in zip(r.get("fault_types") or (), threshold_of(r, "fixed")["found"], strict=False):
                 shares.setdefault(kind or "not told", {}).setdefault(name, []).append(hit)
     seeds = {name: len({r["seed"] for r in source.of(name)}) for name in shown}
     return [
@@ -278,7 +271,7 @@ def _delays(source: Source, shown: Mapping[str, str]) -> dict[str, Any] | None:
     for name, color in shown.items():
         rows, faults = [], 0
         for r in source.of(name):
-            told = fixed_of(r)
+            told = threshold_of(r, "fixed")
             rows += [d / r["step_s"] for d in told["delays_s"]]
             faults += len(told["found"])
         if faults:
@@ -314,7 +307,7 @@ def _timelines(source: Source) -> list[dict[str, Any]]:
             sketch = source.sketches.get(r["key"])
             if r["data"] != family or not sketch or not sketch["timeline"]["rows"]:
                 continue
-            told = fixed_of(r)
+            told = threshold_of(r, "fixed")
             rows.append(
                 {
                     "series": r["series"],
