@@ -237,11 +237,11 @@ def baseline(
 
 def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple[str, str, int, int]]:
     """Recording, detector, seed, shots: the cheap first, each round complete over seeds before the next."""
-    few = [n for n in shots if 0 < n <= 100]
-    cheap = [n for n in shots if n > 0]
-    rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, [n for n in cheap if n <= 500])]
-    rounds += [(LORA, [100]), *((name, cheap) for name in few_baselines.BASELINES)]
-    rounds += [(LORA, [n for n in few if n != 100]), (WHOLE, [100]), (LORA, [500]), (PROBE, [1000])]
+    few, more = [n for n in shots if 0 < n <= 100], [n for n in shots if n > 100]
+    rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, few), (LORA, [100])]
+    rounds += [(name, few) for name in few_baselines.BASELINES]
+    rounds += [(PROBE, [500]), *((name, more) for name in few_baselines.BASELINES), (WHOLE, [100])]
+    rounds += [(LORA, [n for n in few if n != 100]), (LORA, [500]), (PROBE, [1000])]
     rounds += [(WHOLE, [n for n in few if n != 100]), (LORA, [1000]), (WHOLE, [500, 1000])]
     for detector, counts in rounds:
         for name in names:
@@ -307,7 +307,8 @@ def measure(
     if detector in few_baselines.BASELINES and shots > 500:
         taught = Lesson(task.teaching, judging.truth_of(task.teaching), *_nothing(task.teaching))
     elif detector != ZERO:
-        most = _task(name, seed, max(shots, 500), data).teaching if name == SIMULATED else task.teaching
+        longest = 100 if shots <= 100 else max(shots, 500)  # one look serves all that are shorter
+        most = _task(name, seed, longest, data).teaching if name == SIMULATED else task.teaching
         taught = first_rows(looks.of(most, f"{whose}-taught-{len(most)}"), len(task.teaching))
     if detector == ZERO or detector in (PROBE, LORA, WHOLE):
         judged = looks.of(task.judged, f"{whose}-judged")

@@ -1,6 +1,6 @@
 """Predicted against measured memory of one training step, a fresh process for each configuration.
 
-    python benchmarks/plan_memory.py [--device cuda] [--only small] [--holes] [--recount]
+    python benchmarks/plan_memory.py [--device cuda] [--only small] [--holes] [--recount] [--product]
 
 Random weights of the true shapes, built in their precision; low-rank adapters as peft computes them (in
 float32); int8 and 4-bit as plain weight-only formats that are made whole for each product. On a CPU the
@@ -8,7 +8,8 @@ peak is the kernel's high-water mark of the step over what was resident before t
 optimiser's state is there before. Each tensor gets pages of its own (memory.return_freed_memory);
 with --holes glibc does as it does by default, which leaves holes. On CUDA (never run yet) it is torch.cuda's
 own. Appends to results/plan_memory.jsonl; a configuration that is there already is left out. --recount
-predicts anew for what was measured before.
+predicts anew for what was measured before. With --product the weights and adapters are those that
+`foreshock adapt` trains with (`has_product`), in a few configurations.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from foreshock.memory import resident_bytes, return_freed_memory
 from foreshock.models.moment import Moment, MomentConfig, without_values
+from foreshock.models.quantise import round_matrices
 from foreshock.planning import Step, geometry, predict
 from foreshock.runlog import processor
 
@@ -120,6 +122,38 @@ class Product(torch.autograd.Function):
         return gradient @ ctx.layer.whole(), None
 
 
+PRODUCT_CASES = [
+    ("small", Step(precision="bf16")),
+    ("small", Step(precision="int8")),
+    ("small", Step(precision="4-bit")),
+    ("base", Step(precision="int8")),
+    ("base", Step(precision="4-bit", batch=2)),
+    ("large", Step()),
+    ("large", Step(precision="int8", batch=2)),
+]
+
+
+def build_product(shape: MomentConfig, step: Step) -> Any:
+    """The network as `foreshock adapt` trains one: matrices rounded, LoRA by peft."""
+    from peft import LoraConfig, get_peft_model
+
+    with without_values():
+        model = Moment(shape)
+    noise = torch.randn(1 << 16) * 0.02
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    # Block by block, so that the whole is never there in float32 at once.
+    for block in model.encoder.block:
+        for parameter in block.parameters():
+            for part in parameter.data.view(-1).split(len(noise)):
+                part.copy_(noise[: len(part)])
+        round_matrices(block, step.precision)
+    if step.checkpointing:
+        model.encoder.gradient_checkpointing_enable()
+    config = LoraConfig(r=step.rank, lora_alpha=2.0 * step.rank, target_modules=list(step.targets))
+    return get_peft_model(model, config).train()
+
+
 def build(shape: MomentConfig, step: Step) -> Moment:
     """The network as it is trained, no more memory touched than it keeps."""
     with without_values():
@@ -162,14 +196,15 @@ def train(model: Moment, optimiser: torch.optim.Optimizer, step: Step) -> None:
     optimiser.step()
 
 
-def measure(size: str, step: Step, has_holes: bool = False) -> dict[str, Any]:
+def measure(size: str, step: Step, has_holes: bool = False, is_product: bool = False) -> dict[str, Any]:
     """One step in this process; bytes over what was there before the network."""
     is_cuda = step.device == "cuda"
     if not has_holes:
         return_freed_memory()
     warm_up(step)
     before = torch.cuda.memory_allocated() if is_cuda else settled()
-    model = build(geometry(f"AutonLab/MOMENT-1-{size}"), step)
+    make = build_product if is_product else build
+    model = make(geometry(f"AutonLab/MOMENT-1-{size}"), step)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-4)
     for parameter in trained:
@@ -205,14 +240,14 @@ def high_water() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def in_fresh_process(size: str, step: Step, has_holes: bool) -> dict[str, Any]:
+def in_fresh_process(size: str, step: Step, has_holes: bool, is_product: bool) -> dict[str, Any]:
     """Measured in a fork, which starts with torch loaded and nothing else."""
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(out)
         try:
-            os.write(into, json.dumps(measure(size, step, has_holes)).encode())
+            os.write(into, json.dumps(measure(size, step, has_holes, is_product)).encode())
         finally:
             os._exit(0)
     os.close(into)
@@ -251,6 +286,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--only", help="one size")
     parser.add_argument("--holes", action="store_true", help="glibc's allocator as it is by default")
+    parser.add_argument("--product", action="store_true", help="peft's adapters, the product's rounding")
     parser.add_argument("--recount", action="store_true", help="measure nothing")
     told = parser.parse_args()
     if told.recount:
@@ -259,18 +295,27 @@ def main() -> None:
     torch.set_num_threads(1)
     RESULTS.touch()
     there = [json.loads(line) for line in RESULTS.read_text().splitlines() if line]
-    done = {(r["size"], r["has_holes"], json.dumps(r["step"], sort_keys=True)) for r in there}
-    for size, case in CASES:
+    done = {
+        (r["size"], r["has_holes"], r.get("has_product", False), json.dumps(r["step"], sort_keys=True))
+        for r in there
+    }
+    if told.product:  # loaded before the forks, so that it is not counted for a network
+        import peft  # noqa: F401
+    for size, case in PRODUCT_CASES if told.product else CASES:
         step = Step(**{**asdict(case), "device": told.device})
         key = json.loads(json.dumps(asdict(step)))
-        identity = (size, told.holes, json.dumps(key, sort_keys=True))
+        identity = (size, told.holes, told.product, json.dumps(key, sort_keys=True))
         if (told.only and size != told.only) or identity in done:
             continue
-        found = in_fresh_process(size, step, told.holes) if told.device == "cpu" else measure(size, step)
+        if told.device == "cpu":
+            found = in_fresh_process(size, step, told.holes, told.product)
+        else:
+            found = measure(size, step, is_product=told.product)
         record = {
             "size": size,
             "step": key,
             "has_holes": told.holes,
+            "has_product": told.product,
             **predicted(size, step),
             **found,
             "torch": torch.__version__,

@@ -42,7 +42,6 @@ ALLOWED = {
     "sklearn": ("models/classical.py", "momentfm/"),
     "peft": ("models/finetune.py", "models/training.py"),
     "accelerate": ("models/processes.py",),
-    "torchao": ("models/quantise.py",),
     "pyod": ("models/classical.py",),
     "huggingface_hub": ("models/weights.py",),
     "pynvml": ("memory.py",),

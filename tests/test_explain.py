@@ -390,3 +390,21 @@ def test_labelled_faults(data_dir, name, least_first, faults):
         assert not cause.is_known or first(cause) == truth, cause.headline
     assert len(ids) == faults
     assert right >= least_first  # scores, which are not used here, are worth two more
+
+
+def test_labels_weigh_when_two_services_are_alike():
+    """Where two services changed alike, the one that labels point at comes first; others keep their order."""
+    frame = shop()
+    for name in ("payment__cpu_pct", "stock__cpu_pct"):
+        column(frame, name)[200:205] = 95
+    event = event_at(frame, 200, 205)
+    rows, count = len(frame), len(frame.services)
+    empty = np.zeros((rows, len(frame.kpis)), np.float32)
+    for root in ("payment", "stock"):
+        origins = np.full((rows, count), 0.1 / count, np.float32)
+        origins[:, frame.services.index(root)] += 0.9
+        scores = Scores(
+            frame.time_ns, empty, np.zeros((rows, count), np.float32), np.zeros(rows, np.float32), frame.kpis,
+            frame.services, frame.step_s, origins=origins,
+        )  # fmt: skip
+        assert first(explain(frame, scores, event)) == root

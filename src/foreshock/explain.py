@@ -28,6 +28,7 @@ CALM_SHARE = 0.75  # of the rows before, by their score: incidents nobody told u
 NOT_OWN = 0.45  # at most so sure when only things that travel, latencies and errors, were seen
 LEAD_S = 120.0  # a KPI may move so long before the event is seen
 EARLY_S = 900.0  # of a long event so much after its detection is looked at: later there are only followers
+UNTOLD, FEWEST_EVIDENCE = 0.02, 0.1  # what a service has for a chance, and for evidence, when labels weigh
 FAINT = 0.1  # a score that rose less is not worth a line
 
 
@@ -69,8 +70,22 @@ def explain(
     services = rank_services(frame, findings, kinds, event)
     if traffic.factor > 1:
         services = door_first(services, traffic.usual)
+    services = by_labels(services, scores, event)
     certain = not services or is_own(services[0].name, frame, findings, kinds)
     return _conclude(findings, services, certain, traffic, len(before), most_kpis, frame.step_s)
+
+
+def by_labels(services: list[ServiceFinding], scores: Scores | None, event: Event) -> list[ServiceFinding]:
+    """Weighed with what an adapter learned of roots, where the scores hold it; 38 of 49 first in place of 36.
+
+    Measured on simulated Train Ticket, roots never labelled, 100 shots; docs/log.md, 2026-11-26.
+    """
+    if scores is None or scores.origins is None or len(scores) < event.end:
+        return services
+    mean = np.nan_to_num(scores.origins[event.start : event.end].astype(float).mean(0))
+    chance = dict(zip(scores.service_names, (mean + UNTOLD) / (mean.max() + UNTOLD), strict=True))
+    told = [replace(s, score=(s.score + FEWEST_EVIDENCE) * chance.get(s.name, 0.0)) for s in services]
+    return sorted(told, key=lambda s: -s.score)
 
 
 def _lead_rows(frame: Frame) -> int:
