@@ -63,7 +63,7 @@ def test_four_bits_are_four_bits():
     x = torch.randn(3, 128, dtype=torch.bfloat16, requires_grad=True)
     packed(x).sum().backward()
     torch.testing.assert_close(x.grad, packed.whole().sum(0).expand(3, -1), rtol=0.05, atol=0.05)
-    with pytest.raises(ConfigError, match="has no whole blocks of 64"):
+    with pytest.raises(ConfigError, match="be cut into blocks of 64"):
         FourBit(nn.Linear(5, 3, bias=False))
 
 
