@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,9 +88,11 @@ class LiveReplay:
             self.waiting.remove(queue)
 
 
-def shop(rows=1440):
-    """Twelve hours of the demo shop."""
-    return simulator.demo().without_labels().rows(slice(0, rows))
+def shop(rows=1440, now=None):
+    """Twelve hours of the demo shop, or their first rows; `now` (seconds) becomes the newest stamp."""
+    frame = simulator.demo().without_labels().rows(slice(0, rows))
+    shift = 0 if now is None else int(now) * 10**9 - int(frame.time_ns[-1])
+    return replace(frame, time_ns=frame.time_ns + shift)
 
 
 def build(folder: Path | str, frame=None, detector="foreshock", token=TOKEN):
