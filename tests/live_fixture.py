@@ -1,91 +1,25 @@
-"""A living service on a simulated recording, for tests and pictures of the page and the API."""
+"""A living service on a simulated recording, for tests and pictures of the page and the API.
+
+All is real but Prometheus: rows are pushed into the Monitor, and what it tells goes to the store.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
-
-from foreshock.calibrate import CausalCalibrator
 from foreshock.config import resolve
-from foreshock.decide import Decider, iso
-from foreshock.explain import explain
 from foreshock.models import load_detector
 from foreshock.secret import Secret
 from foreshock.service import learn
+from foreshock.service.live import Live
+from foreshock.service.settings import ServeOptions, ServeSettings
 from foreshock.sources import simulator
+from foreshock.sources.prometheus import PrometheusOptions
 from foreshock.store import Store
+from foreshock.stream import Monitor
 
 TOKEN = "a-token-for-tests"
-
-
-@dataclass
-class Health:
-    facts: dict[str, Any] = field(default_factory=lambda: {"lag_s": 4.0, "dropped_points": 0})
-
-    def to_dict(self):
-        return dict(self.facts)
-
-
-class Replay:
-    """The window after a recording went through detector, calibrator, decider and explain, row after row."""
-
-    def __init__(self, frame, detector):
-        self.frame, self.detector = frame, detector
-        self.replace_detector(detector)
-
-    def replace_detector(self, detector):
-        self.detector = detector
-        self.scores = detector.score(self.frame)
-        self.levels = CausalCalibrator(self.frame.step_s).push(self.scores.system)
-        self.high = self.levels.high
-
-    def told(self):
-        decider = Decider(self.frame.step_s)
-        events = {}
-        for change in decider.push(self.scores, self.levels):
-            events[change.event.id] = change.event
-        out = []
-        for event in events.values():
-            cause = explain(self.frame, self.scores, event, others=events.values()).to_dict()
-            sure = 0.7 if event.id % 2 else 0.0
-            out.append(
-                {
-                    "id": str(iso(event.start_ns)).replace(":", "-"), "event": event.to_dict(),
-                    "cause": cause, "first_cause": cause, "kinds": [["cpu_contention", sure]] if sure else [],
-                    "severity": "critical" if event.confidence > 0.9 else "warning",
-                    "found_ns": event.detected_ns, "closed_ns": event.end_ns,
-                }
-            )  # fmt: skip
-        return out
-
-
-@dataclass
-class LiveReplay:
-    monitor: Any
-    store: Store
-    settings: Any
-    health: Health = field(default_factory=Health)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    reloads: int = 0
-    waiting: list[asyncio.Queue] = field(default_factory=list)
-
-    async def reload(self):
-        self.reloads += 1
-        return {"alerts.pages_per_day": 3}
-
-    async def subscribe(self):
-        queue = asyncio.Queue()
-        self.waiting.append(queue)
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            self.waiting.remove(queue)
 
 
 def shop(rows=1440, now=None):
@@ -95,25 +29,37 @@ def shop(rows=1440, now=None):
     return replace(frame, time_ns=frame.time_ns + shift)
 
 
-def build(folder: Path | str, frame=None, detector="foreshock", token=TOKEN):
-    """A Live whose store holds the recording's incidents, with their rows."""
-    frame = shop() if frame is None else frame
-    monitor = Replay(frame, load_detector(detector))
-    store = Store(Path(folder) / "foreshock.sqlite")
-    for incident in monitor.told():
-        store.save_incident(incident)
-        learn.keep_evidence(store, monitor, incident)
-    settings = SimpleNamespace(
-        token=None if token is None else Secret(token), host="127.0.0.1", external_url="", hosts=(),
-        score=resolve(None, None, {}).settings,
-    )  # fmt: skip
-    return LiveReplay(monitor, store, settings)
-
-
-def empty(folder: Path | str):
-    """A service that has not seen a row yet."""
-    settings = SimpleNamespace(
-        token=None, host="127.0.0.1", external_url="", hosts=(), score=resolve(None, None, {}).settings
+def settings(step_s=30.0, token=TOKEN, **serve):
+    """As a configuration file would give them."""
+    prometheus = PrometheusOptions(url="http://127.0.0.1:9090", step_s=step_s)
+    secret = None if token is None else Secret(token)
+    return ServeSettings(
+        prometheus, ServeOptions(**serve), score=resolve(None, None, {}).settings, token=secret
     )
-    monitor = SimpleNamespace(frame=None, scores=None, high=np.zeros(0), replace_detector=lambda d: None)
-    return LiveReplay(monitor, Store(Path(folder) / "foreshock.sqlite"), settings)
+
+
+def build(folder: Path | str, frame=None, detector="foreshock", piece=30):
+    """A Live that has seen a recording, piece after piece, as the loop would feed it."""
+    frame = shop() if frame is None else frame
+    live = empty(folder, detector, frame.step_s, TOKEN)
+    feed(live, frame, piece)
+    return live
+
+
+def feed(live, frame, piece=30):
+    """Push rows; keep incidents, and the rows of those that ended."""
+    for at in range(0, len(frame), piece):
+        for change in live.monitor.push(frame.rows(slice(at, at + piece))):
+            live.store.save_incident(change.incident.to_dict())
+            if change.kind == "closed":
+                learn.keep_evidence(live.store, live.monitor, change.incident)
+    live.health.lag_s, live.health.phase = 4.0, "watching"
+    live.health.sources["prometheus"] = True
+    live.health.cycles, live.health.last_cycle_s = len(frame), 0.12
+
+
+def empty(folder: Path | str, detector="past_median", step_s=30.0, token=None):
+    """A service that has not seen a row yet."""
+    told = settings(step_s, token)
+    monitor = Monitor(load_detector(detector), step_s, told.score, told.keep_rows)
+    return Live(monitor, Store(Path(folder) / "foreshock.sqlite"), told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import live_fixture as fixture
 
 fastapi_client = pytest.importorskip("fastapi.testclient", reason="needs foreshock[serve]")
 
+from foreshock.service import learn  # noqa: E402
 from foreshock.service.api import make_app  # noqa: E402
 from foreshock.service.guard import BODY_BYTES, HEADERS, Rate, host_of  # noqa: E402
 
@@ -52,6 +54,13 @@ def test_a_service_without_rows_says_that_it_waits(tmp_path):
     assert client.get("/api/v1/series", params={"kpi": "x"}).status_code == 404
 
 
+def test_probes_tell_alive_from_ready(client, tmp_path):
+    """A service without rows is alive and not ready; with rows both. Metrics need no token."""
+    waiting = fastapi_client.TestClient(make_app(fixture.empty(tmp_path)), base_url=URL)
+    assert [waiting.get(path).status_code for path in ("/-/healthy", "/-/ready")] == [200, 503]
+    assert [client.get(path).status_code for path in ("/-/healthy", "/-/ready", "/metrics")] == [200] * 3
+
+
 def test_overview_loses_no_peak(client, live):
     """In however few buckets, the highest score of the range is there, and each service's too."""
     scores = live.monitor.scores
@@ -71,10 +80,12 @@ def test_incidents_are_filtered(client):
     """By state and by time; the limit cuts the oldest."""
     every = client.get("/api/v1/incidents").json()["incidents"]
     assert every == sorted(every, key=lambda i: i["start"], reverse=True)
-    assert client.get("/api/v1/incidents?state=open").json()["incidents"] == []
-    some = client.get("/api/v1/incidents?since=2026-03-02T16:00:00Z&until=2026-03-02T17:30:00Z").json()
-    assert some["incidents"]
-    assert all("2026-03-02T15" < i["start"] < "2026-03-02T17:31" for i in some["incidents"])
+    for state in ("open", "closed"):
+        told = client.get(f"/api/v1/incidents?state={state}").json()["incidents"]
+        assert told == [i for i in every if i["state"] == state]
+    middle = every[len(every) // 2]
+    some = client.get("/api/v1/incidents", params={"since": middle["start"], "until": middle["start"]}).json()
+    assert [i["id"] for i in some["incidents"]] == [middle["id"]]
     assert len(client.get("/api/v1/incidents?limit=2").json()["incidents"]) == 2
 
 
@@ -100,15 +111,15 @@ def stamp_ms(text):
     return int(np.datetime64(text.rstrip("Z"), "ms").astype(int))
 
 
-def test_an_incident_outlives_the_window(client, live):
+def test_an_incident_outlives_the_window(client, live, tmp_path):
     """When its rows have left the window, the page shows those that were kept with it, the same."""
     id = first(client)
     before = client.get(f"/api/v1/incidents/{id}").json()["timeline"]
-    frame, live.monitor.frame = live.monitor.frame, None
-    try:
-        after = client.get(f"/api/v1/incidents/{id}").json()["timeline"]
-    finally:
-        live.monitor.frame = frame
+    later = fixture.empty(tmp_path)
+    later.store.save_incident(live.store.incident(id))
+    learn.keep_evidence(later.store, live.monitor, live.store.incident(id))
+    client = fastapi_client.TestClient(make_app(later), base_url=URL)
+    after = client.get(f"/api/v1/incidents/{id}").json()["timeline"]
     assert [kpi["values"] for kpi in after["kpis"]] == [kpi["values"] for kpi in before["kpis"]]
     assert after["times_ms"] == before["times_ms"]
 
@@ -198,9 +209,8 @@ def test_without_a_token_nothing_can_be_written(tmp_path):
 
 def test_hosts_that_are_ours(live):
     """Loopback, figures, and what the settings name; letters in any size, a dot at the end."""
-    live.settings.hosts, live.settings.external_url = ("watch.internal",), "https://fore.example:8443/x"
-    gate = make_app(live).state.gate
-    live.settings.hosts, live.settings.external_url = (), ""
+    told = fixture.settings(hosts=("watch.internal",), external_url="https://fore.example:8443/x")
+    gate = make_app(replace(live, settings=told)).state.gate
     for name in ("localhost:8099", "LOCALHOST", "127.0.0.1", "[::1]:8099", "10.1.2.3", "watch.internal.",
                  "fore.example:8443"):  # fmt: skip
         assert gate.knows(name), name
@@ -257,7 +267,7 @@ def test_the_page_loads_nothing_from_elsewhere(client):
 def test_a_bug_shows_nothing_of_itself(live, monkeypatch):
     """An error of ours is a 500 without its text."""
     client = fastapi_client.TestClient(make_app(live), base_url=URL, raise_server_exceptions=False)
-    monkeypatch.setattr(live.health, "to_dict", lambda: 1 / 0)
+    monkeypatch.setattr(type(live.health), "to_dict", lambda self: 1 / 0)
     answer = client.get("/api/v1/status")
     assert answer.status_code == 500
     assert "division" not in answer.text
@@ -276,14 +286,13 @@ def test_events_reach_a_page(live):
         stream = api._messages(live, state)
         assert await anext(stream) == "retry: 3000\n\n"
         coming = asyncio.ensure_future(anext(stream))
-        while not live.waiting:
+        while not coming.done():
+            live.publish({"kind": "cycle"})
             await asyncio.sleep(0.01)
-        await live.waiting[0].put({"kind": "cycle"})
-        got = await coming
         await stream.aclose()
-        return got, state.streams, live.waiting
+        return coming.result(), state.streams, len(live._readers)
 
-    assert asyncio.run(listen()) == ('data: {"kind": "cycle"}\n\n', 0, [])
+    assert asyncio.run(listen()) == ('data: {"kind": "cycle"}\n\n', 0, 0)
 
 
 # ------------------------------------------------------------------------------------------- fuzzing

@@ -20,6 +20,7 @@ from foreshock.cli import (
     doctor,
     evaluate,
     inspect,
+    label,
     make,
     plan,
     runs,
@@ -47,6 +48,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")
 app.command()(evaluate.evaluate)
 app.command()(adapt.adapt)
+app.command()(label.label)
 app.command()(make.simulate)
 app.command()(make.pretrain)
 app.command()(plan.plan)

@@ -100,9 +100,10 @@ def make_app(live: Alive, writes: Rate | None = None) -> FastAPI:
     app.include_router(read)
     app.include_router(write)
     app.include_router(_page())
-    if hasattr(live, "metrics_text"):
-        app.add_api_route("/metrics", _metrics, include_in_schema=False)
-        app.add_api_route("/healthz", _healthz, include_in_schema=False)
+    app.add_api_route("/metrics", _metrics, include_in_schema=False)
+    app.add_api_route("/-/healthy", _healthy, include_in_schema=False)
+    for path in ("/-/ready", "/healthz"):
+        app.add_api_route(path, _ready, include_in_schema=False)
     app.add_exception_handler(ForeshockError, _foreshock_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -446,7 +447,13 @@ async def _metrics(live: Live) -> Response:
     return PlainTextResponse(live.metrics_text(), media_type="text/plain; version=0.0.4")
 
 
-async def _healthz(live: Live) -> Response:
+async def _healthy() -> Response:
+    """The loop runs, whatever Prometheus does."""
+    return PlainTextResponse("alive")
+
+
+async def _ready(live: Live) -> Response:
+    """Rows are scored, and they are not old."""
     view = await views.look(live)
     state = _state(view, live.health.to_dict())
     return PlainTextResponse(state, 200 if state in ("ok", "warming") else 503)

@@ -49,6 +49,10 @@ class Alive(Protocol):
 
     def subscribe(self) -> AsyncIterator[dict[str, Any]]: ...
 
+    def metrics_text(self) -> str: ...
+
+    async def reload(self) -> dict[str, Any]: ...
+
 
 class ServiceSettings(Protocol):
     """What is read of its settings."""
