@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foreshock.cli import options
 from foreshock.cli.console import Console
 from foreshock.cli.steps import read_whole
-from foreshock.errors import OutputError, SourceError
+from foreshock.errors import ConfigError, OutputError, SourceError
+
+if TYPE_CHECKING:
+    from foreshock.config import Settings
+    from foreshock.models.finetune import FinetuneOptions
 
 
 def adapt(
-    input: options.Input,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the adapter.")],
+    input: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT", help="A labelled table; none with --from-labels.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="A folder for the adapter.", show_default=False),
+    ] = None,
+    from_labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE", help="Learn from the verdicts in a service's store, in place of INPUT."
+        ),
+    ] = None,
     shots: Annotated[int, typer.Option(help="Labelled windows to learn from, at most.", min=1)] = 100,
     labels: Annotated[
         Path | None,
@@ -61,7 +79,14 @@ def adapt(
         config, preset, model=model, services=services, timestamp=timestamp, where=where, ignore=ignore,
         day=day,
     )  # fmt: skip
-    _check_folder(out, force)
+    if (input is None) == (from_labels is None):
+        raise ConfigError("give a labelled table, or a store with --from-labels; one of the two.")
+    if from_labels is None and out is None:
+        raise ConfigError("say where the adapter goes with --out.")
+    if from_labels is not None and (labels is not None or out is not None):
+        raise ConfigError("--from-labels keeps the adapter beside the store; leave --out and --labels out.")
+    if out is not None:
+        _check_folder(out, force)
     from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
     from foreshock.tracking import tracking
 
@@ -70,6 +95,11 @@ def adapt(
         shots=shots, rank=rank, targets=tuple(targets.replace(" ", "").split(",")), steps=steps, seed=seed,
         precision=precision, micro_batch=micro_batch, checkpointing=checkpointing,
     )  # fmt: skip
+    if from_labels is not None:
+        _from_store(from_labels, settings, plan, console)
+        return
+    assert input is not None
+    assert out is not None
     frame = read_whole(input, settings, console)
     if labels is not None:
         frame = with_spans(frame, read_spans(labels))
@@ -96,6 +126,32 @@ def adapt(
         f"{out}: learned from {facts['shots']} windows, {facts['faulty_shots']} of them with a fault, in "
         f"{facts['seconds']:.0f} s; {len(adapter.verdict.kinds)} kinds of faults",
     )
+
+
+def _from_store(path: Path, settings: Settings, plan: FinetuneOptions, console: Console) -> None:
+    """Learn from verdicts, hold the adapter to the held-back incidents, and note it in the store."""
+    from foreshock.errors import StateError
+    from foreshock.service import learn
+    from foreshock.store import Store
+
+    if not path.is_file():
+        raise SourceError(f"{path} is not there; `foreshock serve` keeps its store in serve.data.")
+    with Store(path) as store:
+        last = max((verdict["number"] for verdict in store.verdicts()), default=0)
+        id = f"verdicts-{last}" + (f"-seed-{plan.seed}" if plan.seed else "")
+        if any(one["id"] == id for one in store.adapters()):
+            raise StateError(f"{id} was learned from these verdicts already; give more, or another --seed.")
+        made = learn.adapt(store, path.parent / "adapters", id, settings, plan)
+    facts = made["facts"]
+    told = [
+        f"{name}: {one['found']} of {one['confirmed']} held-back incidents, {one['false_alarms']} false alarms"
+        for name, one in (
+            ("adapter", facts["exam"]["candidate"]),
+            (facts["compared_with"], facts["exam"]["in_use"]),
+        )
+    ]
+    better = "better" if facts["is_better"] else "not better; it stays a candidate"
+    console.result(made, "\n".join([f"{id}: {better}", *told]))
 
 
 def read_spans(path: Path) -> list[tuple[int, int, str, str]]:

@@ -67,7 +67,7 @@ def label(
 def _there(store: Path) -> Path:
     if not store.is_file():
         raise NotFoundError(
-            f"{store} is not there; name the file with --store (`foreshock serve` keeps it in serve.data), or "
+            f"{store} is not there; name the file with --store (in the folder serve.data), or "
             "a running service with --url."
         )
     return store
