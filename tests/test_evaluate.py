@@ -212,6 +212,25 @@ def test_a_table_without_labels_is_refused(tmp_path):
         only_part(DataSet("t", "t.csv"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("path", "kpis"), [("simulate:trainticket", 88), ("simulate:", 88), ("simulate:shop", 50)]
+)
+def test_recordings_are_simulated_on_the_spot(tmp_path, path, kpis):
+    """The system is named behind the colon, Train Ticket without; each series is a seed, split in time."""
+    parts = named_parts(DataSet("s", path, "simulator", limit=2, rows=400, step_s=60), tmp_path, 20)
+    assert list(parts) == ["seed 0", "seed 1"]
+    part = parts["seed 1"]()
+    assert part.frame.values.shape == (400, kpis)
+    assert part.validation.start == part.train.stop + 20
+    assert len(part.fault_types) in (0, len(part.faults))
+
+
+def test_an_unknown_system_is_named(tmp_path):
+    """A typing mistake behind `simulate:` is told with what there is."""
+    with pytest.raises(InputError, match="did you mean 'trainticket'"):
+        only_part(DataSet("s", "simulate:trainticke", "simulator", limit=1), tmp_path)
+
+
 def test_a_missing_data_set_is_named(tmp_path):
     """A path that is not there, a folder without series, a file that is no archive."""
     with pytest.raises(SourceError, match="nowhere is not there"):
