@@ -143,12 +143,10 @@ def _from_store(path: Path, settings: Settings, plan: FinetuneOptions, console: 
             raise StateError(f"{id} was learned from these verdicts already; give more, or another --seed.")
         made = learn.adapt(store, path.parent / "adapters", id, settings, plan)
     facts = made["facts"]
+    both = (("adapter", facts["exam"]["candidate"]), (facts["compared_with"], facts["exam"]["in_use"]))
     told = [
         f"{name}: {one['found']} of {one['confirmed']} held-back incidents, {one['false_alarms']} false alarms"
-        for name, one in (
-            ("adapter", facts["exam"]["candidate"]),
-            (facts["compared_with"], facts["exam"]["in_use"]),
-        )
+        for name, one in both
     ]
     better = "better" if facts["is_better"] else "not better; it stays a candidate"
     console.result(made, "\n".join([f"{id}: {better}", *told]))

@@ -39,6 +39,7 @@ export function when(iso, style = "short") {
 }
 
 export function duration(ms) {
+  if (ms > 0 && ms < 1000) return `${Math.round(ms)} ms`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 90) return `${seconds} s`;
   const minutes = Math.round(seconds / 60);
