@@ -145,7 +145,7 @@ def _from_store(path: Path, settings: Settings, plan: FinetuneOptions, console: 
     facts = made["facts"]
     both = (("adapter", facts["exam"]["candidate"]), (facts["compared_with"], facts["exam"]["in_use"]))
     told = [
-        f"{name}: {one['found']} of {one['confirmed']} held-back incidents, {one['false_alarms']} false alarms"
+        f"{name}: {one['found']} of {one['confirmed']} held back, {one['false_alarms']} false alarms"
         for name, one in both
     ]
     better = "better" if facts["is_better"] else "not better; it stays a candidate"
