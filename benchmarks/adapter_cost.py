@@ -1,4 +1,4 @@
-"""What an adapter costs in use: milliseconds to switch to one, and processor time of scoring with and without.
+"""What an adapter costs in use: milliseconds to switch to one, processor time of scoring with and without.
 
     python benchmarks/adapter_cost.py
 
