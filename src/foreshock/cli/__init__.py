@@ -25,6 +25,7 @@ from foreshock.cli import (
     plan,
     runs,
     score,
+    serve,
     weights,
 )
 from foreshock.errors import ForeshockError
@@ -52,6 +53,7 @@ app.command()(label.label)
 app.command()(make.simulate)
 app.command()(make.pretrain)
 app.command()(plan.plan)
+app.command()(serve.serve)
 
 
 def _version(asked: bool) -> None:

@@ -38,7 +38,6 @@ class ServeOptions:
     backfill_s: float = 14_400.0  # how far to read back at the start
     keep_s: float = 86_400.0  # how far the page and explanations look back
     backlog_s: float = 3_600.0  # rows older than this are dropped, and counted, when scoring falls behind
-    memory: str = "auto"  # budget such as 2GiB; auto is what is held already and 80 % of what is free
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
