@@ -19,7 +19,7 @@ pytest.importorskip("aiohttp", reason="aiohttp is not installed")
 
 from foreshock.changes import kind
 from foreshock.frame import Kpi
-from testbed.processes import free_ports
+from real_prometheus import running
 
 PRESETS = ("prometheus", "prometheus-trainticket")
 FOLDER = Path(foreshock.__file__).parent / "presets"
@@ -156,7 +156,7 @@ def open_metrics(start):
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory):
     """A real Prometheus on an hour-old quarter of an hour: (address, last stamp)."""
-    if not (shutil.which("prometheus") and shutil.which("promtool")):
+    if not shutil.which("promtool"):
         pytest.skip("Prometheus is not installed")
     folder = tmp_path_factory.mktemp("prometheus")
     start = (int(time.time()) - 3600) // STEP * STEP
@@ -166,26 +166,8 @@ def prometheus(tmp_path_factory):
         cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    (folder / "prometheus.yml").write_text("{}\n")
-    port = free_ports(1)[0]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data",
-             f"--web.listen-address=127.0.0.1:{port}"],
-            cwd=folder, stdout=log, stderr=log,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"{url}/-/ready", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.2)
+    with running(folder) as url:
         yield url, start + (ROWS - 1) * STEP
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def ask(url, query, at):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 import time
 import urllib.parse
 import urllib.request
@@ -21,7 +19,7 @@ from foreshock.alerts.sinks import SinkAway, SinkRefused
 from foreshock.frame import Kpi
 from foreshock.remote_write import MOST_SAMPLES, Series, compress, encode, series_of, write_back
 from foreshock.scores import Scores
-from testbed.processes import free_ports
+from real_prometheus import running
 
 
 def scores(rows=6_000, step_s=15, end=None):
@@ -87,30 +85,10 @@ def test_compression_can_be_undone():
 
 @pytest.fixture
 def prometheus(tmp_path):
-    """A real Prometheus that takes remote writes up to a day old."""
-    if not shutil.which("prometheus"):
-        pytest.skip("Prometheus is not installed")
+    """A real Prometheus that takes remote writes up to two days old."""
     config = "storage:\n  tsdb:\n    out_of_order_time_window: 2d\n"
-    (tmp_path / "prometheus.yml").write_text(config)
-    port = free_ports(1)[0]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data",
-             "--web.enable-remote-write-receiver", f"--web.listen-address=127.0.0.1:{port}"],
-            cwd=tmp_path, stdout=log, stderr=log,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"{url}/-/ready", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.2)
+    with running(tmp_path, "--web.enable-remote-write-receiver", config=config) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_prometheus_takes_scores_of_the_past(prometheus):
