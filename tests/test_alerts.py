@@ -101,6 +101,11 @@ def outbox(sink, store=None, **options):
     )
 
 
+def count(box, name):
+    """One of the outbox's counts, over all sinks."""
+    return sum(value for told, _, value in box.counts if told == name)
+
+
 async def deliver(box, *times):
     for at in times:
         await box.deliver(BEGAN + at)
@@ -321,7 +326,7 @@ def test_an_end_outlasts_a_receiver_that_is_away():
         box.take(incident(120, 180), BEGAN + 180)
         await deliver(box, *range(180, 1800, 5))
         assert box.problems == {"recorder": "away"}
-        assert 5 < box.counts['alerts_failed_total{sink="recorder"}'] < 20, "ever more rarely"
+        assert 5 < count(box, "alerts_failed_total") < 20, "ever more rarely"
         sink.error = None
         await deliver(box, *range(1800, 2200, 5))
         assert sink.statuses == ["firing", "resolved", "firing", "resolved"]
@@ -417,7 +422,7 @@ def test_the_outbox_is_bounded():
             box.take(incident(at, at + 30), BEGAN + at + 30)
             await deliver(box, at + 31)
         assert box.pending == 10
-        assert box.counts["alerts_dropped_total"] == 40
+        assert count(box, "alerts_dropped_total") == 40
 
     run(work())
 
@@ -471,7 +476,7 @@ def test_what_is_over_budget_is_told_in_one_summary():
         assert "8 more incidents" in sink.last[0].annotations["summary"]
         await deliver(box, 86_400 + 1, 86_400 + 2)
         assert sink.told[-1][1] == "resolved"
-        assert {n: v for n, v in box.counts.items() if n.startswith("pages")} == {
+        assert {n: v for n, _, v in box.counts if n.startswith("pages")} == {
             "pages_total": 2, "pages_held_total": 8
         }  # fmt: skip
         assert box.pending == 0

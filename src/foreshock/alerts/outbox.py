@@ -296,15 +296,15 @@ class Outbox:
         return sum(e.told.get(sink.name) != e.wanted(sink.name) for e in entries)
 
     @property
-    def counts(self) -> dict[str, float]:
-        """For telemetry: names without `foreshock_`, with labels, as `alerts_pending{sink="webhook"}`."""
-        out = dict(self._counts)
+    def counts(self) -> tuple[tuple[str, dict[str, str], float], ...]:
+        """For telemetry: names without `foreshock_`, their labels, the value."""
+        out: list[tuple[str, dict[str, str], float]] = [(n, {}, v) for n, v in self._counts.items()]
         for sink in self.sinks:
-            label = f'{{sink="{sink.name}"}}'
-            out[f"alerts_sent_total{label}"] = self._sent[sink.name]
-            out[f"alerts_failed_total{label}"] = self._failed[sink.name]
-            out[f"alerts_pending{label}"] = float(self._pending(sink))
-        return out
+            label = {"sink": sink.name}
+            out.append(("alerts_sent_total", label, float(self._sent[sink.name])))
+            out.append(("alerts_failed_total", label, float(self._failed[sink.name])))
+            out.append(("alerts_pending", label, float(self._pending(sink))))
+        return tuple(out)
 
     def _state(self) -> str:
         return json.dumps(
