@@ -58,7 +58,7 @@ def explain(
     if len(before) < FEWEST_ROWS:
         told = f"unknown: only {len(before)} calm rows before the event; comparing needs {FEWEST_ROWS}"
         return Cause((), (), told, 0.0, len(before), 0)
-    lead = min(event.start, _lead_rows(frame))
+    lead = min(event.start // 2, _lead_rows(frame))
     last = max(event.start, event.detected) + max(1, round(EARLY_S / frame.step_s))
     window = slice(event.start - lead, max(min(event.end, last), event.start + 1))
     kinds = [kind(k) for k in frame.kpis]
@@ -93,7 +93,7 @@ def _lead_rows(frame: Frame) -> int:
 
 
 def _rows_before(frame: Frame, event: Event, context_rows: int, others: Iterable[Event]) -> np.ndarray:
-    lead = _lead_rows(frame)
+    lead = min(_lead_rows(frame), event.start // 2)  # early on, half of what there is
     stop = max(0, event.start - lead)
     start = max(0, stop - context_rows)
     free = np.ones(stop - start, dtype=bool)
