@@ -27,7 +27,7 @@ CONFIRM_S = 90.0  # two rows at a row a minute, six at 15 s, eighteen at 5 s ...
 CONFIRM_SHARE = 2 / 3  # ... of which two, four, twelve must be above `high`
 MERGE_S = 120.0
 WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
-FAR = 5.0  # tail scales above `at_once` from which a row is certainly no quiet one
+FAR = 2.0  # tail scales above `at_once` from which a row is no quiet one; docs/log.md, 2026-11-26
 SOURCE = {
     "tail": "peaks over threshold: Siffer et al. 2017 (SPOT); generalised Pareto by Zhang and Stephens 2009",
     "conformal": "split conformal: Vovk et al. 2005; Laxhammar and Falkman 2010",
