@@ -31,6 +31,7 @@ class Distance:
         self.past: np.ndarray | None = None  # (KEPT, K), in no order once it is full
         self.median: np.ndarray  # (K,) when the block began
         self.spread: np.ndarray  # (K,) infinite for what never moved
+        self.renewed = -1  # the row they were measured for
 
     def push(self, values: np.ndarray) -> np.ndarray:
         """The next rows (n, K), NaN where not observed → (n, K), 0 is within the past, at most `MOST`."""
@@ -46,9 +47,14 @@ class Distance:
             far = np.abs(values[at:edge] - self.median) / self.spread - FAR
             out[at:edge] = np.clip(np.nan_to_num(far), 0, MOST)
             at = edge
-            if edge in starts and self.count:
+            if edge in starts:
                 self._renew()
         return out
+
+    def prepare(self) -> None:
+        """If the next row begins a block, measure the past now."""
+        if self.past is not None and len(block_starts(self.rows, self.rows + 1, self.options)):
+            self._renew()
 
     def take(self, columns: np.ndarray) -> None:
         """Go on with these KPIs, by their column; -1 is one that was never observed."""
@@ -59,6 +65,9 @@ class Distance:
 
     def _renew(self) -> None:
         assert self.past is not None
+        if not self.count or self.renewed == self.rows:
+            return
+        self.renewed = self.rows
         past = self.past[: min(self.count, KEPT)]
         told = np.isfinite(past)
         count = np.maximum(told.sum(0), 1)

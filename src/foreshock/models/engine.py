@@ -120,10 +120,12 @@ class PackedBlocks:
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(None), ())  # a copy of the model packs its own
 
-    def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor, newest: int | None = None) -> Tensor:
+        """x (N, P, D) through all blocks; only the last `newest` states, where so few are wanted."""
         x, bias = x.clone(), bias.to(self.layers[0].dtype)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             layer.change(x, bias)
+        x = self.layers[-1].change(x, bias, newest)
         return cast(Tensor, self.encoder.get_submodule("final_layer_norm")(x))
 
 
@@ -143,18 +145,20 @@ class _PackedLayer:
             torch.ops.mkldnn._reorder_linear_weight(w, BATCH_PATCHES[0]) for w in plain
         )
 
-    def change(self, x: Tensor, bias: Tensor) -> None:
-        """One block, written into x (N, P, D)."""
+    def change(self, x: Tensor, bias: Tensor, newest: int | None = None) -> Tensor:
+        """One block, written into x (N, P, D); gives x, or the last `newest` of its states alone."""
         product = torch.ops.mkldnn._linear_pointwise
         rows, patches, _ = x.shape
         joined = product(self.normed(x, 0), self.qkv, None, "none", [], "")
         q, k, v = joined.view(rows, patches, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
+        if newest is not None and newest < patches:
+            x, q, bias = x[:, -newest:].contiguous(), q[..., -newest:, :], bias[..., -newest:, :]
+        mixed = attention(q, k, v, bias)
         x.add_(product(mixed.transpose(1, 2).flatten(2), self.o, None, "none", [], ""))
         normed = self.normed(x, 1)
         gate = product(normed, self.wi_0, None, "gelu", [], self.gelu)
         gated = product.binary(normed, gate, self.wi_1, None, "mul")
-        x.add_(product(gated, self.wo, None, "none", [], ""))
+        return x.add_(product(gated, self.wo, None, "none", [], ""))
 
     def normed(self, x: Tensor, which: int) -> Tensor:
         """The RMS norm before attention (0) or feed-forward (1), in the products' precision."""
@@ -162,6 +166,14 @@ class _PackedLayer:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         return cast(Tensor, (x * scale).mul_(weight).to(self.dtype))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """T5's attention without scaling: q, k, v (N, heads, P, d_kv), bias (1 or N, heads, P, P)."""
+    if q.dtype != torch.bfloat16:
+        return nn.functional.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
+    weights = torch.matmul(q.contiguous(), k.contiguous().transpose(-1, -2)).add_(bias).softmax(-1)
+    return torch.matmul(weights, v.contiguous())
 
 
 def is_listened_to(modules: Iterable[nn.Module]) -> bool:

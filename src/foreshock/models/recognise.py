@@ -47,7 +47,24 @@ class Scaled:
 
 
 def scale_by_context(values: Tensor, observed: Tensor, context: Tensor) -> Scaled:
-    """Mean and deviation of the steps before `context`, outliers cut first.
+    """Series in units of the steps before `context`: see `context_scale`, which takes the same.
+
+    Args:
+        values: (N, L); what is not observed is never read.
+        observed: (N, L) bool.
+        context: (N, 1) how many leading steps to measure.
+    """
+    center, spread = context_scale(values, observed, context)
+    return Scaled(scaled(values, observed, center, spread), center, spread)
+
+
+def scaled(values: Tensor, observed: Tensor, center: Tensor, spread: Tensor) -> Tensor:
+    """(N, L) float32 in these units, bent; 0 where nothing was observed."""
+    return bend(torch.where(observed, (values.double() - center) / spread, 0)).float()
+
+
+def context_scale(values: Tensor, observed: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the steps before `context` (N, 1), outliers cut first.
 
     Cut is what lies farther outside the middle nine tenths than CLIP times their width, so that one wild
     value does not make the next hours look calm. Where these nine tenths are one value, nothing is cut: a
@@ -69,8 +86,7 @@ def scale_by_context(values: Tensor, observed: Tensor, context: Tensor) -> Scale
     center = known.sum(1, keepdim=True) / count
     spread = (torch.where(told, known - center, 0).square().sum(1, keepdim=True) / count).sqrt()
     spread = torch.maximum(spread, LEAST_CHANGE * center.abs()).clamp(min=1e-9)
-    x = bend(torch.where(observed, (wide - center) / spread, 0))
-    return Scaled(x.float(), center, spread)
+    return center, spread
 
 
 def bend(x: Tensor) -> Tensor:
@@ -114,6 +130,11 @@ class Heads(nn.Module):
     def forward(self, states: Tensor, patches: Tensor, moved: Tensor) -> Recognised:
         """states (N, P, D) of a one-way encoder, its patches (N, P, patch_len), `movement` (N, L, F)."""
         before = torch.cat([self.start.expand(len(states), 1, -1).to(states), states[:, :-1]], dim=1)
+        said = self.weigh(before, patches, moved.reshape(*patches.shape, -1))
+        return Recognised(said.logit.flatten(1), said.expected.flatten(1), said.spread.flatten(1))
+
+    def weigh(self, before: Tensor, patches: Tensor, moved: Tensor) -> Recognised:
+        """Any patches, from the state before each: (…, D), (…, patch_len), (…, patch_len, F)."""
         told = self.forecast(before).float()
         expected, width = told.split(self.patch_len, -1)
         spread = F.softplus(width) + NARROWEST
@@ -125,11 +146,10 @@ class Heads(nn.Module):
             [patches.unsqueeze(-2) * past, bend(surprise).unsqueeze(-2) * past,
              mark, width.unsqueeze(-2) * past], -1
         )  # fmt: skip
-        by_step = self.step(seen) + self.moved(moved.reshape(*patches.shape, -1))
+        by_step = self.step(seen) + self.moved(moved)
         hidden = F.gelu(self.state(before).unsqueeze(-2) + by_step)  # (N, P, step, WIDTH)
         hidden = hidden + F.gelu(self.hidden(hidden))
-        logit = self.out(hidden).squeeze(-1).float()
-        return Recognised(logit.flatten(1), expected.flatten(1), spread.flatten(1))
+        return Recognised(self.out(hidden).squeeze(-1).float(), expected, spread)
 
 
 class Recogniser(nn.Module):
@@ -153,19 +173,25 @@ class Recogniser(nn.Module):
         seen = None if attended is None else attended.repeat_interleave(patches.shape[-1], 1)
         return cast(Recognised, self.heads(encoder.run_blocks(states, bias), patches, movement(x, seen)))
 
-    def fast(self, x: Tensor, attended: Tensor, first: int = 0) -> Recognised:
-        """As a call, without gradients, through the packed encoder where there is one."""
-        backbone = self.backbone
-        blocks = backbone.packed_blocks() or backbone.encoder.run_blocks
+    def states_before(self, x: Tensor, attended: Tensor, count: int, first: int = 0) -> Tensor:
+        """The states before each of the last `count` patches of x (N, L): (N, count, D).
+
+        Without gradients, through the packed encoder where there is one. There are more patches than `count`.
+        Otherwise as a call.
+        """
+        backbone, encoder = self.backbone, self.backbone.encoder
         patches = x.reshape(len(x), -1, backbone.geometry.patch_len)
         is_padded = not bool(attended.all())
-        bias = one_way(backbone.encoder.attention_bias(patches.shape[1], attended if is_padded else None))
-        states = blocks(backbone.patch_embedding(patches, None, first), bias)
-        seen = attended.repeat_interleave(patches.shape[-1], 1) if is_padded else None
-        return cast(Recognised, self.heads(states, patches, movement(x, seen)))
+        bias = one_way(encoder.attention_bias(patches.shape[1], attended if is_padded else None))
+        # The last patch comes before none of them, but attention to 31 patches takes three times as long as to
+        # 32 (torch 2.13, bfloat16 and float32, EPYC, 2026-11-26).
+        states = backbone.patch_embedding(patches, None, first)
+        if (packed := backbone.packed_blocks()) is not None:
+            return packed(states, bias, count + 1)[:, :-1]
+        return encoder.run_blocks(states, bias)[:, -count - 1 : -1]
 
 
-def movement(x: Tensor, seen: Tensor | None = None) -> Tensor:
+def movement(x: Tensor, seen: Tensor | None = None, since: int = 0) -> Tensor:
     """How much each series moved lately against how much it usually does, and where it stood: (N, L, F).
 
     The logarithm of the mean squared step over the last 1, 4, 16 and 64 steps to that of all steps so
@@ -175,24 +201,27 @@ def movement(x: Tensor, seen: Tensor | None = None) -> Tensor:
     Args:
         x: (N, L) in units of the context.
         seen: (N, L) bool, False for padding.
+        since: the first step that is asked for; those before it are read and not given.
     """
     told = torch.ones_like(x) if seen is None else seen.to(x.dtype)
     before = F.pad(told[:, :-1], (1, 0))
     step = (x - F.pad(x[:, :-1], (1, 0))).square() * told * before
-    total = step.cumsum(1)
-    usual = (total / (told * before).cumsum(1).clamp(min=1) + STILL).log()
+    total, counted = step.cumsum(1), told.cumsum(1)
+    usual = (total[:, since:] / (told * before).cumsum(1)[:, since:].clamp(min=1) + STILL).log()
     level = (x * told).cumsum(1)
-    out = [(step + STILL).log() - usual]
+    out = [(step[:, since:] + STILL).log() - usual]
     for width in WIDTHS:
-        count = _last(told.cumsum(1), width).clamp(min=1)
-        out.append((_last(total, width).clamp(min=0) / count + STILL).log() - usual)
-        out.append(_last(level, width) / count)
+        count = _last(counted, width, since).clamp(min=1)
+        out.append((_last(total, width, since).clamp(min=0) / count + STILL).log() - usual)
+        out.append(_last(level, width, since) / count)
     return torch.stack(out, -1).clamp(-10, 10) / 3
 
 
-def _last(total: Tensor, width: int) -> Tensor:
-    """From running totals (N, L) to the totals of the last `width` steps."""
-    return total - F.pad(total[:, :-width], (width, 0)) if width < total.shape[1] else total
+def _last(total: Tensor, width: int, since: int) -> Tensor:
+    """From running totals (N, L) to the totals of the last `width` steps, at each step from `since` on."""
+    early = min(max(0, width - since), total.shape[1] - since)  # steps that have no `width` before them
+    past = total[:, since + early - width : total.shape[1] - width]
+    return total[:, since:] - F.pad(past, (early, 0))
 
 
 def one_way(bias: Tensor) -> Tensor:

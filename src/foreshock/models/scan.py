@@ -5,22 +5,27 @@ the mean of the last 4 rows, of the last 16. A coarse series is read in four pha
 at least every fourth row. A row's result depends on it and on earlier rows only, and comes out the same
 whether rows arrive one by one or all at once.
 
+A row is weighed by what the network made of the patches before its own. For rows that come one by one this is
+kept until the patch is full, and `prepare` makes the next one's before its first row comes, so that a row
+waits for the small heads alone.
+
 Not here: the network and its heads (recognise), what becomes of the probabilities (vigil).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from foreshock.models.recognise import Recogniser, scale_by_context, unbend
+from foreshock.models.recognise import Recogniser, context_scale, movement, scaled, unbend
 from foreshock.windows import PATCH, rearranged
 
 PHASES = 4
 AT_ONCE = 64  # windows a pass: 2,048 patches at 256 steps, a fifth faster than half as many (AMX, 2026-11-26)
+WEIGHED = 256  # patches a pass of the heads
 GATHERED = 2048  # windows held at once: 8 MB of values
 LEAST_OBSERVED = PATCH  # steps of context below which nothing is said
 
@@ -41,6 +46,44 @@ class _Block:
     low: int  # first sample of the phase that is wanted
     high: int  # end of its samples so far
 
+    @property
+    def patches(self) -> range:
+        """Those of the block that hold wanted samples."""
+        first, last = max(self.start, self.low), min(self.start + self.size, self.high) - 1
+        return range((first - self.start) // PATCH, (last - self.start) // PATCH + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What is known of N series before some patches of a block."""
+
+    center: np.ndarray  # (N, 1) of the context
+    spread: np.ndarray  # (N, 1)
+    states: np.ndarray  # (N, patches, D) float32
+
+
+@dataclass(slots=True)
+class _Ready:
+    """The same of all K columns for one patch, where it was needed."""
+
+    start: int  # of the block
+    patch: int  # in the block
+    has: np.ndarray  # (K,) bool, which columns
+    before: _Before
+    lacks: int = 1  # columns it is still to be made for
+
+    def is_for(self, job: _Block) -> bool:
+        return (self.start, self.patch) == (job.start, job.patches[0])
+
+    def take(self, columns: np.ndarray) -> _Ready:
+        """For other columns; -1 is a new one."""
+        has = self.has[columns] & (columns >= 0)
+        return _Ready(self.start, self.patch, has, _rows(self.before, columns), self.lacks)
+
+
+def _rows(before: _Before, rows: np.ndarray) -> _Before:
+    return _Before(before.center[rows], before.spread[rows], before.states[rows])
+
 
 class Scan:
     """One scale of a stream: the mean of `factor` rows, sampled so that `PHASES` series interleave."""
@@ -57,6 +100,7 @@ class Scan:
         self.kept: np.ndarray | None = None  # (<= length * phases, K) the newest samples
         self.tail: np.ndarray | None = None  # (factor - 1, K) rows not yet in every mean
         self.last: np.ndarray | None = None  # (2, K) chance and expected of the newest sample
+        self.ready: dict[int, _Ready] = {}  # by phase
 
     def push(self, filled: np.ndarray) -> Reading:
         """The next rows (n, K), gaps filled forward, NaN only before a KPI's first value."""
@@ -80,6 +124,25 @@ class Scan:
         for name in ("kept", "tail", "last"):
             if (held := getattr(self, name)) is not None:
                 setattr(self, name, rearranged(held, columns, np.nan))
+        self.ready = {phase: ready.take(columns) for phase, ready in self.ready.items()}
+
+    def prepare(self, most: int) -> int:
+        """Make what the next rows need and the rows so far tell, for at most so many KPIs; for how many it was."""
+        done = 0
+        for phase in range(self.phases if self.kept is not None else 0):
+            taken = -(-(self.count - phase) // self.phases)  # samples of the phase so far
+            sample = taken * self.phases + phase
+            for job in self._blocks(phase, sample, sample + 1):
+                ready = self.ready.get(phase)
+                if done >= most or (ready is not None and ready.is_for(job) and not ready.lacks):
+                    continue
+                assert self.kept is not None
+                steps, base = self._steps(job), self.count - len(self.kept)
+                windows = self._window(replace(job, high=taken), steps, self.kept, base)
+                enough, lowest, highest = _extent(windows, slice(steps - 1, steps), steps - job.size)
+                rows = np.flatnonzero(enough & (highest > lowest)[:, 0])
+                done += self._complete(job, windows, rows, most - done)
+        return done
 
     def _sample(self, filled: np.ndarray) -> np.ndarray:
         """Means of the last `factor` rows, at every `stride`-th row: (samples, K)."""
@@ -101,19 +164,21 @@ class Scan:
 
     def _read(self, known: np.ndarray, first: int) -> np.ndarray:
         """Chance and expectation of the samples from `first` on: (2, samples, K)."""
-        stop, base = self.count, self.count - len(known)
-        out = np.full((2, stop - first, known.shape[1]), np.nan)
-        jobs = [job for phase in range(self.phases) for job in self._blocks(phase, first, stop)]
-        many = max(1, GATHERED // max(1, known.shape[1]))
-        for size, steps in sorted({(job.size, self._steps(job)) for job in jobs}):
-            same = [job for job in jobs if (job.size, self._steps(job)) == (size, steps)]
-            for some in (same[at : at + many] for at in range(0, len(same), many)):
+        stop, base, kpis = self.count, self.count - len(known), known.shape[1]
+        out = np.full((2, stop - first, kpis), np.nan)
+        alike: dict[tuple[int, int, range], list[_Block]] = {}
+        for job in (job for phase in range(self.phases) for job in self._blocks(phase, first, stop)):
+            alike.setdefault((job.size, self._steps(job), job.patches), []).append(job)
+        for (size, steps, patches), jobs in alike.items():
+            # A single patch may be one that grows: what comes before it is kept, for one block at a time.
+            many = 1 if len(patches) == 1 else max(1, GATHERED // max(1, kpis))
+            for some in (jobs[at : at + many] for at in range(0, len(jobs), many)):
                 windows = np.concatenate([self._window(job, steps, known, base) for job in some])
-                said = self._judge(windows, size).reshape(2, len(some), -1, size)  # (2, jobs, K, size)
+                said = self._judge(windows, some[0]).reshape(2, len(some), kpis, -1)
                 for i, job in enumerate(some):
                     into = np.arange(max(job.start, job.low), min(job.start + size, job.high))
                     place = into * self.phases + job.phase - first
-                    out[:, place] = said[:, i, :, into - job.start].swapaxes(0, 1)
+                    out[:, place] = said[:, i, :, into - job.start - patches[0] * PATCH].swapaxes(0, 1)
         return out
 
     def _steps(self, job: _Block) -> int:
@@ -124,6 +189,8 @@ class Scan:
         """The blocks of a phase that hold samples first..stop; the very first of a stream is not judged."""
         low = -(-(first - phase) // self.phases)  # in the phase's own count
         high = -(-(stop - phase) // self.phases)
+        if low == high:
+            return
         late = max(0, low - self.block) // self.block * self.block + self.block
         early = [start for start in self.early if start < high and 2 * start > low]
         for start in [*early, *range(late, high, self.block)]:
@@ -134,35 +201,101 @@ class Scan:
         at = np.arange(job.start + job.size - steps, job.start + job.size)
         return np.asarray(known[np.minimum(at, job.high - 1) * self.phases + job.phase - base].T)
 
-    @torch.no_grad()
-    def _judge(self, windows: np.ndarray, size: int) -> np.ndarray:
-        """(N, steps) windows, NaN before the first value, the last `size` to be judged: (2, N, size)."""
-        seen = np.isfinite(windows)
-        context = windows.shape[1] - size
-        told = np.where(seen, windows, np.inf)
-        lowest = np.minimum.accumulate(told, axis=1)[:, context:]
-        highest = np.maximum.accumulate(np.where(seen, windows, -np.inf), axis=1)[:, context:]
-        out = np.full((2, len(windows), size), np.nan)
-        enough = seen[:, :context].sum(1) >= LEAST_OBSERVED
+    def _judge(self, windows: np.ndarray, job: _Block) -> np.ndarray:
+        """Chance and expectation of a block's wanted patches: (2, N, those * PATCH).
+
+        Args:
+            windows: (N, steps), NaN before the first value; the last steps are the block.
+            job: whose windows they are, or one of several that differ in time alone.
+        """
+        context, patches = windows.shape[1] - job.size, job.patches
+        judged = slice(context + patches[0] * PATCH, context + (patches[-1] + 1) * PATCH)
+        enough, lowest, highest = _extent(windows, judged, context)
+        out = np.full((2, *lowest.shape), np.nan)
         rows = np.flatnonzero(enough & (highest[:, -1] > lowest[:, -1]))
-        for some in (rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE)):
-            # Always as many: a matrix product's last bits depend on its size, and a stream's must not.
-            whole = np.resize(some, AT_ONCE)
-            out[:, some] = self._pass(windows[whole], seen[whole], context)[:, : len(some)]
+        if len(patches) == 1:
+            self._complete(job, windows, rows)
+            out[:, rows] = self._weigh(windows[rows], judged, _rows(self.ready[job.phase].before, rows))
+        else:
+            for some in (rows[at : at + GATHERED] for at in range(0, len(rows), GATHERED)):
+                before = self._before(windows[some], context, patches)
+                out[:, some] = self._weigh(windows[some], judged, before)
         # What never moved is no anomaly, and nothing is told of it, whatever comes later in the block.
         still = ~(highest > lowest)
         out[0][still & enough[:, None]] = 0
         out[1][still] = np.nan
         return out
 
-    def _pass(self, windows: np.ndarray, seen: np.ndarray, context: int) -> np.ndarray:
-        model = self.recogniser
-        observed = torch.from_numpy(seen)
-        scaled = scale_by_context(
-            torch.from_numpy(np.where(seen, windows, 0)), observed, torch.full((len(windows), 1), context)
-        )
-        attended = observed.reshape(len(windows), -1, PATCH).all(-1)
-        told = model.fast(scaled.x, attended, (self.length - windows.shape[1]) // PATCH)
-        chance = torch.sigmoid(told.logit)[:, context:]
-        expected = unbend(told.expected[:, context:].double()) * scaled.spread + scaled.center
-        return np.stack([chance.double().numpy(), expected.numpy()])
+    def _complete(self, job: _Block, windows: np.ndarray, rows: np.ndarray, most: int | None = None) -> int:
+        """Keep what comes before a block's one wanted patch for the KPIs `rows`; for how many it was made.
+
+        Args:
+            windows: (K, steps) of all KPIs.
+            most: it is made for no more of them now.
+        """
+        ready = self.ready.get(job.phase)
+        if ready is None or not ready.is_for(job):
+            blank = np.zeros((len(windows), 1, self.recogniser.backbone.geometry.d_model), np.float32)
+            before = _Before(*np.ones((2, len(windows), 1)), blank)
+            ready = _Ready(job.start, job.patches[0], np.zeros(len(windows), bool), before)
+            self.ready[job.phase] = ready
+        lacking = rows[~ready.has[rows]]
+        now = lacking[:most]
+        for some in (now[at : at + GATHERED] for at in range(0, len(now), GATHERED)):
+            made = self._before(windows[some], windows.shape[1] - job.size, job.patches)
+            for name in ("center", "spread", "states"):
+                getattr(ready.before, name)[some] = getattr(made, name)
+            ready.has[some] = True
+        ready.lacks = len(lacking) - len(now)
+        return len(now)
+
+    @torch.no_grad()
+    def _before(self, windows: np.ndarray, context: int, patches: range) -> _Before:
+        """What is known before some patches of the block at the end of windows (N, steps)."""
+        n, first = len(windows), (self.length - windows.shape[1]) // PATCH
+        block = (windows.shape[1] - context) // PATCH
+        center, spread = np.empty((2, n, 1))
+        states = np.empty((n, len(patches), self.recogniser.backbone.geometry.d_model), np.float32)
+        for at in range(0, n, AT_ONCE):
+            # Always as many: a matrix product's last bits depend on its size, and a stream's must not.
+            some = np.resize(np.arange(at, min(at + AT_ONCE, n)), AT_ONCE)
+            seen, values = np.isfinite(windows[some]), torch.from_numpy(np.nan_to_num(windows[some]))
+            observed = torch.from_numpy(seen)
+            middle, width = context_scale(values, observed, torch.full((AT_ONCE, 1), context))
+            x = scaled(values, observed, middle, width)
+            attended = observed.reshape(AT_ONCE, -1, PATCH).all(-1)
+            told = self.recogniser.states_before(x, attended, block, first).float()
+            center[some], spread[some] = middle.numpy(), width.numpy()
+            states[some] = told[:, patches.start : patches.stop].numpy()
+        return _Before(center, spread, states)
+
+    @torch.no_grad()
+    def _weigh(self, windows: np.ndarray, judged: slice, before: _Before) -> np.ndarray:
+        """Chance and expectation of the `judged` steps of windows (N, steps): (2, N, those)."""
+        n, count, width = before.states.shape
+        out, many = np.empty((2, n, count * PATCH)), WEIGHED // count
+        fill = torch.arange(WEIGHED) % (many * count)  # always as many, as above
+        windows = windows[:, : judged.stop]
+        for at in range(0, n, many):
+            some = np.resize(np.arange(at, min(at + many, n)), many)
+            observed = torch.from_numpy(np.isfinite(windows[some]))
+            center, spread = (torch.from_numpy(a[some]) for a in (before.center, before.spread))
+            x = scaled(torch.from_numpy(np.nan_to_num(windows[some])), observed, center, spread)
+            attended = observed.reshape(many, -1, PATCH).all(-1)
+            seen = None if bool(attended.all()) else attended.repeat_interleave(PATCH, 1)
+            moved = movement(x, seen, judged.start).reshape(many * count, PATCH, -1)
+            patches = x[:, judged].reshape(many * count, PATCH)
+            states = torch.from_numpy(before.states[some]).reshape(many * count, width)
+            said = self.recogniser.heads.weigh(states[fill], patches[fill], moved[fill])
+            logit, told = (a[: many * count].reshape(many, -1).double() for a in (said.logit, said.expected))
+            out[0, some] = torch.sigmoid(logit).numpy()
+            out[1, some] = (unbend(told) * spread + center).numpy()
+        return out
+
+
+def _extent(windows: np.ndarray, judged: slice, context: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether enough was observed to say anything (N,), and the lowest and highest value up to each step."""
+    seen = np.isfinite(windows)
+    lowest = np.minimum.accumulate(np.where(seen, windows, np.inf)[:, : judged.stop], axis=1)[:, judged]
+    highest = np.maximum.accumulate(np.where(seen, windows, -np.inf)[:, : judged.stop], axis=1)[:, judged]
+    return seen[:, :context].sum(1) >= LEAST_OBSERVED, lowest, highest

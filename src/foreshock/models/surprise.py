@@ -37,6 +37,7 @@ class Surprise:
         self.errors: np.ndarray  # (2, <= memory, K) float32
         self.ratios: np.ndarray  # (2, <= memory, K) float32, error by spread
         self.scales: Scales | None = None
+        self.fixed = -1  # the row they were fixed for
 
     def push(self, values: np.ndarray, expected: np.ndarray) -> np.ndarray:
         """The next rows (n, K), NaN where not observed, and what was expected of them → (n, K), 0 is calm."""
@@ -48,11 +49,21 @@ class Surprise:
         first, stop = self.rows, self.rows + len(values)
         starts = [int(s) - first for s in block_starts(first, stop, self.options)]
         for edge in [*starts[bool(starts) and starts[0] == 0 :], len(values)]:
-            if self.scales is None or at in starts:
-                self.scales = self._fix()
+            if self.scales is None or (at in starts and self.fixed != self.rows):
+                self._renew()
+            assert self.scales is not None
             out[at:edge] = self._take(values[at:edge], expected[at:edge], self.scales)
             at = edge
         return out
+
+    def prepare(self) -> None:
+        """If the next row begins a block, fix its scales now."""
+        is_due = len(block_starts(self.rows, self.rows + 1, self.options)) > 0
+        if self.values is not None and is_due and self.fixed != self.rows:
+            self._renew()
+
+    def _renew(self) -> None:
+        self.scales, self.fixed = self._fix(), self.rows
 
     def take(self, columns: np.ndarray) -> None:
         """Go on with these KPIs, by their column; -1 is one that was never observed."""

@@ -78,6 +78,7 @@ class Loop:
                 async with self._turn:
                     wait = await (self._start() if self._last is None else self._cycle())
                 pause = PAUSE_S[0]
+                wait = await self._prepare(wait)
             except SourceError as error:
                 if self.live.health.sources.get(SOURCE) is not False:
                     note("source_down", source=SOURCE, reason=str(error))
@@ -105,6 +106,15 @@ class Loop:
                 await self.stopping.wait()
         except TimeoutError:
             pass
+
+    async def _prepare(self, wait_s: float) -> float:
+        """Use a wait for what the next row will need; gives what is left of it."""
+        until = time.monotonic() + wait_s
+        while not self.stopping.is_set() and time.monotonic() < until:
+            async with self.live.lock:
+                if not await asyncio.to_thread(self.live.monitor.prepare):
+                    break
+        return max(0.0, until - time.monotonic())
 
     async def _interruptible(self, work: Any) -> Any:
         self._waiting = asyncio.ensure_future(work)

@@ -145,6 +145,14 @@ class Monitor:
         told, self._untold = self._untold, []
         return tuple(told)
 
+    def prepare(self) -> bool:
+        """Work ahead on what the next row will need, for a moment; whether there is more to do.
+
+        It changes no result: a row that finds everything prepared is scored sooner.
+        """
+        prepare = getattr(self._stream, "prepare", None)
+        return prepare is not None and bool(prepare())
+
     def _arranged(self, piece: Frame) -> Frame:
         """The piece with the columns of the rows kept; these widen for KPIs that are new."""
         known = self._history.kpis
