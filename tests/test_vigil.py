@@ -65,6 +65,38 @@ def test_pieces_give_what_the_whole_gives(detector: VigilDetector):
         np.testing.assert_allclose(joined, getattr(whole, name), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("most", [0, 1, 512])
+def test_working_ahead_changes_nothing(detector: VigilDetector, most: int):
+    """Rows one by one, with what is next prepared wholly, in part or not at all."""
+    f = frame()
+    whole = detector.score(f)
+    stream, parts = detector.stream(), []
+    for row in range(len(f)):
+        parts.append(stream.push(f.rows(slice(row, row + 1))))
+        while most and stream.prepare(most) and most > 1:
+            pass
+    for name in ("system", "kpis", "expected"):
+        joined = np.concatenate([getattr(p, name) for p in parts])
+        np.testing.assert_allclose(joined, getattr(whole, name), rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_what_is_prepared_is_not_made_again(detector: VigilDetector, monkeypatch: pytest.MonkeyPatch):
+    """A row that was prepared for never waits for the network, not even where a block begins."""
+    f = frame()
+    stream = detector.stream()
+    stream.push(f.rows(slice(0, 200)))
+    asked = []
+    ask = detector.recogniser.states_before
+    monkeypatch.setattr(detector.recogniser, "states_before", lambda *a: asked.append(1) or ask(*a))
+    for row in range(200, 264):
+        while stream.prepare():
+            pass
+        made = len(asked)
+        stream.push(f.rows(slice(row, row + 1)))
+        assert len(asked) == made, row
+    assert 8 <= len(asked) <= 24  # once a patch of 8 samples at each scale and phase
+
+
 def test_a_copy_goes_its_own_way(detector: VigilDetector):
     """A stream that is copied, pushed and thrown away is as it was; the network is not copied."""
     f = frame()

@@ -183,8 +183,8 @@ class Recogniser(nn.Module):
         patches = x.reshape(len(x), -1, backbone.geometry.patch_len)
         is_padded = not bool(attended.all())
         bias = one_way(encoder.attention_bias(patches.shape[1], attended if is_padded else None))
-        # The last patch comes before none of them, but attention to 31 patches takes three times as long as to
-        # 32 (torch 2.13, bfloat16 and float32, EPYC, 2026-11-26).
+        # The last patch comes before none of them, but attention to 31 patches takes three times as long as
+        # to 32 (torch 2.13, bfloat16 and float32, EPYC, 2026-11-26).
         states = backbone.patch_embedding(patches, None, first)
         if (packed := backbone.packed_blocks()) is not None:
             return packed(states, bias, count + 1)[:, :-1]

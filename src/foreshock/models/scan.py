@@ -127,7 +127,7 @@ class Scan:
         self.ready = {phase: ready.take(columns) for phase, ready in self.ready.items()}
 
     def prepare(self, most: int) -> int:
-        """Make what the next rows need and the rows so far tell, for at most so many KPIs; for how many it was."""
+        """Make what the next rows need and the rows so far tell, for at most so many KPIs: for how many."""
         done = 0
         for phase in range(self.phases if self.kept is not None else 0):
             taken = -(-(self.count - phase) // self.phases)  # samples of the phase so far
@@ -236,7 +236,8 @@ class Scan:
         ready = self.ready.get(job.phase)
         if ready is None or not ready.is_for(job):
             blank = np.zeros((len(windows), 1, self.recogniser.backbone.geometry.d_model), np.float32)
-            before = _Before(*np.ones((2, len(windows), 1)), blank)
+            one = np.ones((len(windows), 1))
+            before = _Before(one, one.copy(), blank)
             ready = _Ready(job.start, job.patches[0], np.zeros(len(windows), bool), before)
             self.ready[job.phase] = ready
         lacking = rows[~ready.has[rows]]

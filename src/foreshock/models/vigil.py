@@ -175,7 +175,7 @@ class VigilStream:
         return Scores(piece.time_ns, evidence, services, system, *meta, expected=expected)
 
     def prepare(self, most: int = AHEAD) -> bool:
-        """Work ahead on what the next row needs and earlier rows tell: a part of it, and whether more is left.
+        """Work ahead on what the next row needs and earlier rows tell, in part; whether more is left.
 
         Scores are the same without it; rows that come one by one just wait for less.
         """
