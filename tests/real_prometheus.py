@@ -15,11 +15,16 @@ import pytest
 from testbed.processes import free_ports
 
 
+def needed() -> None:
+    """Skip the test where Prometheus is not installed."""
+    if not (shutil.which("prometheus") and shutil.which("promtool")):
+        pytest.skip("Prometheus is not installed")
+
+
 @contextlib.contextmanager
 def running(folder: Path, *flags: str, config: str = "{}\n") -> Iterator[str]:
     """Its address, once it is ready; data in `folder`/data. Skips where it is not installed."""
-    if not (shutil.which("prometheus") and shutil.which("promtool")):
-        pytest.skip("Prometheus is not installed")
+    needed()
     (folder / "prometheus.yml").write_text(config)
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     with (folder / "log").open("wb") as log:

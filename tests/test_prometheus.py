@@ -100,6 +100,13 @@ def test_a_refused_query_is_no_trouble_to_wait_for():
     assert not isinstance(caught.value, AwayError)
 
 
+@pytest.mark.parametrize(("rate_s", "told"), [(60.0, "60s"), (2.5, "2500ms"), (1_000_000.0, "1000000s")])
+def test_windows_are_whole_numbers(rate_s, told):
+    """Prometheus reads no fractions of a second, and no exponents."""
+    assert Query("rate(x[$rate])", "x").promql(rate_s) == f"rate(x[{told}])"
+    assert Query("x", "x", "job", counter=True).promql(rate_s) == f"sum by (job) (rate(x[{told}]))"
+
+
 def test_trouble_that_passes_is_asked_again():
     """The second try finds Prometheus back."""
     with Fake(mode="503") as fake:

@@ -64,11 +64,12 @@ class Query:
             >>> Query("http_requests_total", "requests", "job", counter=True).promql(60)
             'sum by (job) (rate(http_requests_total[60s]))'
         """
-        text = self.query.replace("$rate", f"{rate_s:g}s")
+        window = f"{round(rate_s)}s" if rate_s == round(rate_s) else f"{round(rate_s * 1000)}ms"
+        text = self.query.replace("$rate", window)
         if not self.counter:
             return text
         by = f" by ({self.service})" if self.service else ""
-        return f"sum{by} (rate({text}[{rate_s:g}s]))"
+        return f"sum{by} (rate({text}[{window}]))"
 
 
 @dataclass(frozen=True, slots=True)
