@@ -46,6 +46,11 @@ class Note:
     annotations: dict[str, str]
     fingerprint: str
 
+    @property
+    def incident(self) -> str:
+        """The incident that it links to."""
+        return self.annotations.get("dashboard", "").rpartition("/")[2]
+
 
 @dataclass
 class Bench:
@@ -157,7 +162,7 @@ async def _listen(bench: Bench, port: int) -> web.AppRunner:
 
     app = web.Application()
     app.router.add_post("/notes", take)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     return runner

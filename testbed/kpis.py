@@ -5,9 +5,9 @@ from __future__ import annotations
 from testbed.shop.services import DATABASE_USERS
 
 
-def queries(window_s: float) -> dict[str, str]:
-    """KPI → PromQL that gives one series a service; rates over `window_s`."""
-    w = f"[{round(window_s * 1000)}ms]"
+def queries() -> dict[str, str]:
+    """KPI → PromQL that gives one series a service; `$rate` is for foreshock to fill in."""
+    w = "[$rate]"
 
     def mean(name: str) -> str:
         return f"sum by (service) (rate({name}_sum{w})) / sum by (service) (rate({name}_count{w}))"

@@ -1,4 +1,4 @@
-"""The shop, its faults and its watch, each alone. The whole bench runs in `make live-test`."""
+"""The shop, its faults and what asks the service, each alone. The whole bench runs in `make live-test`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ import math
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed")
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
 
 from foreshock.decide import Rules  # noqa: E402
+from foreshock.service.settings import read_settings  # noqa: E402
 from testbed import document  # noqa: E402
 from testbed.kpis import queries  # noqa: E402
+from testbed.live import Outcome, shortcomings  # noqa: E402
 from testbed.load import DAY_SHARE, Visitors  # noqa: E402
 from testbed.plan import FULL, SMALL  # noqa: E402
 from testbed.processes import free_ports  # noqa: E402
+from testbed.service import Sighting, Watch, configuration  # noqa: E402
 from testbed.shop import database  # noqa: E402
 from testbed.shop.database import Pool, PoolEmpty, create  # noqa: E402
 from testbed.shop.faults import KINDS, Faults  # noqa: E402
 from testbed.shop.server import serve  # noqa: E402
 from testbed.shop.services import SERVICES  # noqa: E402
-from testbed.watch import frame_of, pressed  # noqa: E402
 
 
 @pytest.fixture
@@ -188,24 +191,66 @@ def test_a_fault_without_what_it_breaks_is_refused():
 
 
 def test_queries_are_one_series_a_service():
-    """Every query gives one series a service over the window asked for."""
-    for query in queries(10).values():
+    """Every query gives one series a service; rates are over the window that foreshock fills in."""
+    for query in queries().values():
         assert "by (service" in query
-        assert "[10s]" not in query  # always in milliseconds, so that half seconds work
+        assert "rate(" not in query or "$rate" in query
 
 
-def test_missing_answers_stay_missing():
-    """What Prometheus does not tell is NaN, never 0."""
-    found = {("cart", "up"): {10: 1.0, 12: 0.0}}
-    frame = frame_of(found, [("cart", "up"), ("cart", "cpu_cores")], range(10, 13), 2.0)
-    np.testing.assert_array_equal(frame.values[:, 0], [1.0, np.nan, 0.0])
-    assert np.isnan(frame.values[:, 1]).all()
-    assert frame.time_ns[0] == 20_000_000_000
+@pytest.mark.parametrize("size", [FULL[1], SMALL[1]])
+def test_the_service_takes_its_configuration(size, tmp_path):
+    """What the bench writes is valid; pressed by 15, rules and promise are those of a longer step."""
+    pytest.importorskip("httpx", reason="httpx is not installed")
+    told = configuration(size, tmp_path / "data", 8099, "http://127.0.0.1:1", "http://127.0.0.1:2", 40.0)
+    (tmp_path / "foreshock.yaml").write_text(yaml.safe_dump(told))
+    settings = read_settings(tmp_path / "foreshock.yaml", {})
+    assert len(settings.prometheus.queries) == len(queries())
+    assert settings.prometheus.window_s == size.window_s
+    rules, per_day = settings.score.rules, settings.score.threshold.false_alarms_per_day
+    assert per_day == size.press
+    assert rules.confirm_rows(size.step_s) == Rules().confirm_rows(size.step_s * size.press)
 
 
-def test_a_pressed_clock_asks_for_the_same_rows():
-    """At 2 s pressed by 15 the rules are those at 30 s."""
-    assert pressed(15.0).confirm_rows(2.0) == Rules().confirm_rows(30.0)
+def test_an_incident_is_remembered_from_its_first_telling():
+    """When it was seen and who was first then stay; the newest page is kept beside them."""
+    page = {"state": "open", "services": [{"name": "cart"}], "headline": "", "service": None}
+
+    class Answers(Watch):
+        async def _asked(self, path):
+            if path.endswith("/status"):
+                return {"health": {"cycles": 3, "last_cycle_s": 0.2}}
+            return {"incidents": [{"id": "i"}]} if "?" in path else dict(page)
+
+    async def run():
+        watch = Answers(None, "")
+        await watch.look()
+        page.update(state="closed", services=[{"name": "cache"}])
+        await watch.look()
+        return watch
+
+    watch = asyncio.run(run())
+    seen: Sighting = watch.sightings["i"]
+    assert (seen.at_once, seen.first, seen.is_open) == ("cart", "cache", False)
+    assert watch.cycle_s == {3: 0.2}
+
+
+def outcome(**told):
+    whole = {"begun": 0.0, "found_after_s": 3.0, "alert_after_s": 4.0, "resolved_after_end_s": 9.0}
+    return Outcome(SMALL[0].faults[0], **{**whole, **told})
+
+
+def test_a_whole_outcome_is_found_told_and_over():
+    """Each of the three is needed."""
+    assert outcome().is_whole
+    for missing in ("found_after_s", "alert_after_s", "resolved_after_end_s"):
+        assert not outcome(**{missing: None}).is_whole
+
+
+def test_a_small_run_says_what_it_lacks():
+    """Found, alerts and resolved are asked of both faults, the right service of one."""
+    whole = {"faults": 2, "found": 2, "alerts": 2, "resolved": 2, "right_first": 1}
+    assert shortcomings(whole) == ""
+    assert shortcomings({**whole, "resolved": 1, "right_first": 0}) == "resolved is 1, right_first is 0"
 
 
 def test_the_page_tells_the_last_record():

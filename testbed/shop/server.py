@@ -81,7 +81,7 @@ async def serve(
         app.router.add_post("/fault", _door_for_faults(service))
         for path, handler in routes.items():
             app.router.add_route("*", path, _measured(service, handler))
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         host, port = addresses[name].removeprefix("http://").split(":")
         await web.TCPSite(runner, host, int(port), reuse_address=True).start()
