@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,12 @@ from foreshock.frame import Frame, Kpi
 # A slow moment of the machine is no failure; how long a thing may take is measured in benchmarks.
 settings.register_profile("foreshock", deadline=None)
 settings.load_profile("foreshock")
+
+
+CHROMIUM = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 
 
 def _folder(variable: str, what: str) -> Path:
@@ -36,6 +43,21 @@ def data_dir() -> Path:
 def golden_dir() -> Path:
     """Inputs and outputs of the original MOMENT."""
     return _folder("FORESHOCK_GOLDEN", "the golden vectors of the original MOMENT")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium of the system's. No wider scope: playwright's loop would run under other tests."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = (
+        os.environ.get("FORESHOCK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    )
+    if not found:
+        pytest.skip("no Chromium here; install one or set FORESHOCK_CHROMIUM")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(CHROMIUM))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

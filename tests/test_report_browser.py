@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -22,25 +20,6 @@ _spec = importlib.util.spec_from_file_location(
 )
 measured = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(measured)
-
-ARGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = (
-        os.environ.get("FORESHOCK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    )
-    if not found:
-        pytest.skip("no Chromium here; install one or set FORESHOCK_CHROMIUM")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=list(ARGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import threading
 import time
@@ -18,10 +16,6 @@ from foreshock.service.api import make_app  # noqa: E402
 
 pytestmark = pytest.mark.browser
 
-ARGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 VIEWS = ("", "incidents", "incident/{id}", "backtest", "adapters")
 
 
@@ -45,20 +39,6 @@ class Server:
         self.server.should_exit = self.server.force_exit = True
         self.thread.join(10)
         self.socket.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = (
-        os.environ.get("FORESHOCK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    )
-    if not found:
-        pytest.skip("no Chromium here; install one or set FORESHOCK_CHROMIUM")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=list(ARGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

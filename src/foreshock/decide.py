@@ -251,27 +251,31 @@ class Decider:
         if event is None or math.isnan(row.score):
             return None
         if row.score < VALLEY * event.peak_score:
-            if self._valley is None:
-                self._valley = (row.time_ns, row)
-            elif row.score < self._valley[1].score:
-                self._valley = (self._valley[0], row)
+            begun_ns, dip = self._valley or (row.time_ns, row)
+            self._valley = (begun_ns, row if row.score < dip.score else dip)
         if self._valley is None or self._valley[1] is row:
             return None
         begun_ns, dip = self._valley
-        fresh = [
+        fresh = self._risen_from(dip, row)
+        is_new = len(fresh) >= self._need and fresh[-1] is row
+        if is_new and fresh[0].time_ns - begun_ns >= self.rules.merge_s * 1e9:
+            return self._part(event, dip, fresh)
+        if is_new or (row.score >= VALLEY * event.peak_score and not fresh):
+            self._valley = None  # too short, or the same thing again
+        return None
+
+    def _risen_from(self, dip: _Row, row: _Row) -> list[_Row]:
+        """The rows since the dip, this one included, that could confirm an event and rise out of it."""
+        return [
             hit
             for hit in (*self._hits, row)
             if hit.row > dip.row
             and row.time_ns - hit.time_ns < self._window_ns
             and hit.score >= max(hit.high, RISE * dip.score)
         ]
-        if len(fresh) < self._need or fresh[-1] is not row:
-            if row.score >= VALLEY * event.peak_score and not fresh:
-                self._valley = None
-            return None
-        if fresh[0].time_ns - begun_ns < self.rules.merge_s * 1e9:
-            self._valley = None
-            return None
+
+    def _part(self, event: Event, dip: _Row, fresh: list[_Row]) -> Event:
+        """Close the event at the dip; the last of the fresh rows will open another."""
         self._hits = deque(fresh[:-1])
         self._run = deque(r for r in self._run if r.row > dip.row)
         high = event.rows_high - len(self._hits)
