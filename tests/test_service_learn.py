@@ -92,6 +92,26 @@ def test_the_command_line_labels_and_lists(tmp_path, capsys):
     assert not list(tmp_path.glob("none*"))
 
 
+def test_what_another_detector_changes_is_told(tmp_path, monkeypatch):
+    """Incidents that it does not find any more are closed where people hear of it, not in the monitor alone."""
+    live = fixture.build(tmp_path, fixture.shop(1102), detector="past_median")
+    monkeypatch.setattr(promotion, "detector_with", lambda *_: fixture.load_detector("last_value"))
+    heard = []
+
+    async def keep(changes):
+        heard.extend(changes)
+
+    live.on_changes = keep
+    changed = []
+    exchange = live.monitor.replace_detector
+    monkeypatch.setattr(
+        live.monitor, "replace_detector", lambda d: changed.extend(told := exchange(d)) or told
+    )
+    asyncio.run(promotion._exchange(live, ""))
+    assert heard == changed
+    assert heard
+
+
 def test_promotion_needs_a_better_adapter_and_can_be_taken_back(tmp_path, monkeypatch):
     """Refused unless better; then the monitor's detector changes at once, and roll-back restores it."""
     live = fixture.build(tmp_path, fixture.shop(400), detector="past_median")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from foreshock.memory import resident_bytes
 from foreshock.service.settings import ServeSettings
 from foreshock.store import Store
-from foreshock.stream import Monitor
+from foreshock.stream import Change, Monitor
 
 WAITING = 16  # messages kept for a subscriber who reads slowly; the oldest go first
 
@@ -65,6 +65,7 @@ class Live:
     )  # held while the monitor's rows are read or change
     on_reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
     write_metrics: Callable[[Live], str] | None = None
+    on_changes: Callable[[Sequence[Change]], Awaitable[None]] | None = None
     _readers: set[asyncio.Queue[dict[str, Any]]] = field(default_factory=set)
 
     async def reload(self) -> dict[str, Any]:
@@ -74,6 +75,11 @@ class Live:
             ConfigError: the file is wrong; everything stays as it was.
         """
         return {} if self.on_reload is None else await self.on_reload()
+
+    async def keep(self, changes: Sequence[Change]) -> None:
+        """Store what has changed outside of a cycle, and tell those who get alerts."""
+        if self.on_changes is not None:
+            await self.on_changes(changes)
 
     def metrics_text(self) -> str:
         """For `/metrics`."""

@@ -65,6 +65,7 @@ class Loop:
         self._turn = asyncio.Lock()
         live.on_reload = self.reload
         live.write_metrics = lambda _: self.metrics_text()
+        live.on_changes = self._keep
 
     def metrics_text(self) -> str:
         self._note_lag()

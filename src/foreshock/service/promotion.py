@@ -103,4 +103,5 @@ async def roll_back(live: Alive, note: str = "") -> dict[str, Any] | None:
 async def _exchange(live: Alive, path: str) -> None:
     detector = await asyncio.to_thread(detector_with, live.settings.score, path)
     async with live.lock:  # no cycle runs meanwhile; its rows are read by the next
-        await asyncio.to_thread(live.monitor.replace_detector, detector)
+        changes = await asyncio.to_thread(live.monitor.replace_detector, detector)
+    await live.keep(changes)

@@ -35,7 +35,7 @@ class Watcher(Protocol):
     scores: Scores | None
     high: np.ndarray
 
-    def replace_detector(self, detector: Any) -> None: ...
+    def replace_detector(self, detector: Any) -> Any: ...
 
 
 class Alive(Protocol):
@@ -52,6 +52,8 @@ class Alive(Protocol):
     def metrics_text(self) -> str: ...
 
     async def reload(self) -> dict[str, Any]: ...
+
+    async def keep(self, changes: Any) -> None: ...
 
 
 class ServiceSettings(Protocol):
