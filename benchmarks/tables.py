@@ -361,12 +361,59 @@ def published() -> list[str]:
     return lines + table(head, rows)
 
 
+def live() -> list[str]:
+    """A step of the live service."""
+    records = read("serve_cycle.jsonl")
+    if not records:
+        return []
+    rows = []
+    for r in records:
+        memory = [m / 2**20 for m in r["memory_bytes"]]
+        cycle, ahead = r["cycle_s"], r["ahead_s"]
+        rows.append(
+            [
+                f"{r['services']:,} × {r['kpis']}, {r['step_s']:g} s",
+                r["rows"],
+                " / ".join(f"{cycle[q]:.2f}" for q in ("p50", "p99", "most")),
+                " / ".join(f"{ahead[q]:.2f}" for q in ("p50", "p99", "most")),
+                f"{r['cpu_s_a_row']:.2f}",
+                f"{r['backfill_rows']} in {r['backfill_s']:.0f} s",
+                f"{memory[0]:.0f} / {memory[len(memory) // 2]:.0f} / {memory[-1]:.0f}",
+                r["incidents"],
+                f"{r['load_before']:.1f}",
+            ]
+        )
+    machines = sorted({f"{r['threads']} threads of {r['machine']}" for r in records})
+    head = [
+        "services × KPIs, step",
+        "rows",
+        "cycle s",
+        "ahead s",
+        "cpu s a row",
+        "read back",
+        "MiB",
+        "incidents",
+    ]
+    return [
+        "## A step of the live service",
+        "",
+        "`python benchmarks/serve_cycle.py [--services 2000 --kpis 10 --step 60]`: the loop of",
+        "`foreshock serve` on a server that answers as Prometheus does, clock set forward. A cycle is",
+        "reading, scoring, storing and telling one row; ahead is what is prepared for the next row while it",
+        "is waited for. Seconds: median / 99 % / largest. Memory of the process: at the first of the rows,",
+        "half-way and at the last;",
+        f"load: what others did when it began. {'; '.join(machines)}.",
+        "",
+        *table([*head, "load"], rows),
+    ]
+
+
 def whole() -> str:
     lines = [
         "<!-- Written by `make docs` from benchmarks/results/*.jsonl; change the benchmark instead. -->",
         "",
     ]
-    lines += ["# Results", "", *evaluation(), *recordings(), *few_shots(), *published(), *speed()]
+    lines += ["# Results", "", *evaluation(), *recordings(), *few_shots(), *published(), *live(), *speed()]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -93,7 +93,7 @@ def test_the_command_line_labels_and_lists(tmp_path, capsys):
 
 
 def test_what_another_detector_changes_is_told(tmp_path, monkeypatch):
-    """Incidents that it does not find any more are closed where people hear of it, not in the monitor alone."""
+    """Incidents that it does not find any more are closed where people hear of it, too."""
     live = fixture.build(tmp_path, fixture.shop(1102), detector="past_median")
     monkeypatch.setattr(promotion, "detector_with", lambda *_: fixture.load_detector("last_value"))
     heard = []
