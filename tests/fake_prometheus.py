@@ -31,7 +31,9 @@ class Fake:
     faults: list[tuple[float, float]] = field(default_factory=list)  # when pay jumps, Unix seconds
     gone: dict[str, float] = field(default_factory=dict)  # service → vanished when
     born: dict[str, float] = field(default_factory=dict)  # service → appeared when
+    holes: list[tuple[float, float]] = field(default_factory=list)  # no samples then, Unix seconds
     twice: bool = False  # samples come twice
+    late_s: float = 0.0  # a sample of pay can be had so long after its time; until then the one before it
     asked: list[dict[str, str]] = field(default_factory=list)
     auth: list[str] = field(default_factory=list)
 
@@ -45,7 +47,7 @@ class Fake:
                 pass
 
             def date_time_string(self, timestamp: float | None = None) -> str:
-                return email.utils.formatdate(time.time() + fake.clock_s, usegmt=True)
+                return email.utils.formatdate(fake.now_s, usegmt=True)
 
             def do_POST(self) -> None:
                 told = parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())
@@ -55,8 +57,8 @@ class Fake:
                 status, body = fake.answer(self.path, form)
                 if fake.mode == "slow":
                     time.sleep(3)
-                if fake.mode == "cut":
-                    self.connection.close()
+                if fake.mode == "cut" or fake.is_away:
+                    self.close_connection = True
                     return
                 try:
                     self.send_response(status)
@@ -66,15 +68,32 @@ class Fake:
                 except OSError:
                     pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._handler, self._port = Handler, 0
+        self.come_back()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Nobody listens any more; connections that are open are hung up when they ask."""
+        self.is_away = True
         self._server.shutdown()
         self._server.server_close()
+
+    def come_back(self) -> None:
+        """Listen, on the port of before."""
+        self.is_away = False
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler)
+        self._server.daemon_threads = True
+        self._port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self._port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def now_s(self) -> float:
+        """Its own clock."""
+        return time.time() + self.clock_s
 
     def answer(self, path: str, form: dict[str, str]) -> tuple[int, bytes]:
         match self.mode:
@@ -89,7 +108,7 @@ class Fake:
             case "refuse":
                 return 400, b'{"status":"error","errorType":"bad_data","error":"parse error"}'
         if path.endswith("/query"):
-            result = {"resultType": "vector", "result": [{"metric": {}, "value": [time.time(), "1"]}]}
+            result = {"resultType": "vector", "result": [{"metric": {}, "value": [self.now_s, "1"]}]}
         else:
             result = {"resultType": "matrix", "result": [] if self.mode == "empty" else self.matrix(form)}
         return 200, json.dumps({"status": "success", "data": result}).encode()
@@ -100,11 +119,15 @@ class Fake:
             return []
         start, end, step = (float(form[name]) for name in ("start", "end", "step"))
         stamps = [round(start + i * step, 3) for i in range(math.floor((end - start) / step + 1e-6) + 1)]
-        now = time.time() + self.clock_s
+        now = self.now_s
+        stamps = [at for at in stamps if not any(start <= at < end for start, end in self.holes)]
         out = []
         for service in SERVICES:
             low, high = self.born.get(service, 0.0), min(now, self.gone.get(service, math.inf))
-            pairs = [[at, str(self.told(service, kpi[0], at))] for at in stamps if low <= at <= high]
+            newest = now - self.late_s if service == "pay" else math.inf
+            pairs = [
+                [at, str(self.told(service, kpi[0], min(at, newest)))] for at in stamps if low <= at <= high
+            ]
             if pairs:
                 out.append({"metric": {"service": service}, "values": pairs * (2 if self.twice else 1)})
         return out

@@ -23,7 +23,7 @@ prometheus:
     - {{query: cpu, kpi: cpu, service: service, unit: cores}}
     - {{query: latency, kpi: latency, service: service, unit: s}}
     - {{query: memory, kpi: memory, service: service, unit: B}}
-serve: {{port: 0, data: {data}, backfill_s: 120, keep_s: 240, backlog_s: 60{serve}}}
+serve: {{port: 0, data: {data}, backfill_s: 120, keep_s: 240{serve}}}
 detector: {{name: {detector}}}
 rules: {{confirm_s: 1.5, merge_s: 1.5, lead_s: 5, grace_s: 5, cool_down_s: 10}}
 threshold: {{false_alarms_per_day: 0.01}}
@@ -35,7 +35,12 @@ class Serving:
     """The process, its log and its API."""
 
     def __init__(
-        self, folder: Path, url: str, alerts: str = "", serve: str = "", detector: str = "robust_z"
+        self,
+        folder: Path,
+        url: str,
+        alerts: str = "",
+        serve: str = ", backlog_s: 60",
+        detector: str = "robust_z",
     ) -> None:
         self.folder, self.config = folder, folder / "serve.yaml"
         data = folder / "data"
@@ -52,11 +57,16 @@ class Serving:
             self.process.kill()
             self.process.wait()
 
-    def start(self, phase: str = "watching") -> Serving:
+    def spawn(self) -> int:
+        """Start the process without waiting for it; the size of its log before."""
         at = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             words = [sys.executable, "-m", "foreshock", "serve", str(self.config)]
             self.process = subprocess.Popen(words, stderr=log, stdout=log, env=dict(os.environ))
+        return at
+
+    def start(self, phase: str = "watching") -> Serving:
+        at = self.spawn()
         listening = self.wait_for(lambda: self.notes("listening", at), 90)
         self.address = f"http://127.0.0.1:{listening[-1]['port']}"
         if phase:
@@ -67,6 +77,11 @@ class Serving:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def reload(self) -> None:
+        """Tell it to read its configuration anew."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
 
     def stop(self) -> int:
         assert self.process is not None

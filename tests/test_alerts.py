@@ -444,6 +444,25 @@ def test_no_day_has_more_pages_than_allowed(times, most):
         assert sum(at <= other < at + budget.window_s for other in paged) <= max(1, int(most))
 
 
+def test_a_clock_set_back_prolongs_no_pause():
+    """A receiver that was left alone for seconds is asked again, and an open alert is told again."""
+
+    async def work():
+        sink = Recorder(error=SinkAway("away"), repeats=True)
+        box = outbox(sink, resend_s=60.0)
+        box.take(incident(0), BEGAN)
+        await deliver(box, 10_000)
+        sink.error = None
+        await deliver(box, 10_000.1)
+        assert sink.statuses == []
+        await deliver(box, 5_000)
+        assert sink.statuses == ["firing"]
+        await deliver(box, 5_001, 100)
+        assert sink.statuses == ["firing", "firing"]
+
+    run(work())
+
+
 def test_a_clock_set_back_does_not_silence_for_ever():
     """Pages that lie in the future count from now on."""
     budget = Budget(1.0, [1e9])

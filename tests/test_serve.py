@@ -59,3 +59,63 @@ def test_a_prometheus_in_trouble_raises_no_alarm(tmp_path, mode):
         assert {i["id"] for i in serve.incidents()} == quiet
         assert serve.metric("foreshock_dropped_points_total") == 0
         assert serve.stop() == 0
+
+
+def test_a_wrong_configuration_changes_nothing_and_a_right_one_loses_nothing(tmp_path):
+    """Read in the middle of an incident: refused, told, gone on; then other rules, and the same incident."""
+    with Fake() as fake, Serving(tmp_path, fake.url) as serve:
+        serve.start()
+        quiet = {i["id"] for i in serve.incidents()}
+        fault(fake, 12)
+        (told,) = serve.wait_for(lambda: [i for i in serve.incidents() if i["id"] not in quiet], 20)
+        text, address = serve.config.read_text(), serve.address
+        serve.config.write_text(text.replace("step_s: 0.25", "step_s: -1"))
+        serve.reload()
+        serve.wait_for(lambda: serve.metric("foreshock_config_reload_success") == 0)
+        assert "serve.yaml:4" in serve.get("/api/v1/status")["health"]["reload_error"]
+        cycles = serve.metric("foreshock_cycles_total")
+        serve.wait_for(lambda: serve.metric("foreshock_cycles_total") > cycles + 2)
+
+        serve.config.write_text(text.replace("lead_s: 5", "lead_s: 4"))
+        at = serve.log.stat().st_size
+        serve.reload()
+        serve.wait_for(lambda: serve.notes("back_filled", at))
+        assert serve.metric("foreshock_config_reload_success") == 1
+        assert serve.notes("reloaded", at)[-1]["changed"] == ["score"]
+        serve.wait_for(lambda: all(i["state"] == "closed" for i in serve.incidents()), 40)
+        assert [i["id"] for i in serve.incidents() if i["id"] not in quiet] == [told["id"]]
+        assert serve.address == address
+
+
+def test_what_is_older_than_the_backlog_is_dropped_and_counted(tmp_path):
+    """Away for longer: the oldest rows are lost, in numbers, and the newest are scored."""
+    with Fake() as fake, Serving(tmp_path, fake.url, serve=", backlog_s: 5") as serve:
+        serve.start()
+        fake.leave()
+        time.sleep(9)
+        fake.come_back()
+        serve.wait_for(lambda: serve.metric("foreshock_dropped_points_total") > 0, 30)
+        serve.wait_for(lambda: serve.metric("foreshock_lag_seconds") < 1.5, 30)
+        points = serve.metric("foreshock_dropped_points_total")
+        dropped = serve.notes("dropped")
+        assert points == 9 * sum(note["rows"] for note in dropped)
+        assert 9 * 4 <= points <= 9 * 4 * 12
+
+
+def test_a_clock_that_jumps_ahead_and_back(tmp_path):
+    """A gap without samples is no incident; set back, it goes on at once and finds what comes then."""
+    with Fake() as fake, Serving(tmp_path, fake.url) as serve:
+        serve.start()
+        quiet = {i["id"] for i in serve.incidents()}
+        fake.holes.append((time.time() + 0.5, time.time() + 600))
+        time.sleep(0.5)
+        fake.clock_s = 600
+        serve.wait_for(lambda: serve.metric("foreshock_dropped_points_total") > 0)
+        time.sleep(3)
+        assert {i["id"] for i in serve.incidents()} == quiet
+        fake.holes.clear()
+        fake.clock_s = 0
+        serve.wait_for(lambda: serve.notes("clock_went_back"))
+        fault(fake)
+        serve.wait_for(lambda: [i for i in serve.incidents() if i["id"] not in quiet], 20)
+        assert serve.stop() == 0

@@ -63,5 +63,9 @@ class Pause:
         self.failures += 1
         self.until = now + pause * (0.5 + 0.5 * chance)  # so that many senders don't come back together
 
+    def lasts(self, now: float) -> bool:
+        """Whether it is still to be left alone. A clock that was set back must not prolong it."""
+        return now < self.until <= now + BACK_OFF_S[1]
+
     def over(self) -> None:
         self.failures, self.until = 0, 0.0

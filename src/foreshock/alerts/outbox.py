@@ -181,7 +181,7 @@ class Outbox:
         async with self._lock:
             if self._decide(now):
                 self._save()
-            due = [sink for sink in self.sinks if self._pauses[sink.name].until <= now]
+            due = [sink for sink in self.sinks if not self._pauses[sink.name].lasts(now)]
             await asyncio.gather(*[self._tell(sink, now) for sink in due])
             self._clear()
 
@@ -218,11 +218,13 @@ class Outbox:
     def _due(self, entry: Entry, sink: Sink, now: float) -> str | None:
         wanted, key = entry.wanted(sink.name), (sink.name, entry.name)
         refusal = self._refusals.get(key)
-        if refusal is not None and refusal.until > now:
+        if refusal is not None and refusal.lasts(now):
             return None
         if entry.told.get(sink.name) != wanted:
             return wanted
-        is_again = sink.repeats and wanted != "resolved" and self._again.get(key, 0.0) <= now
+        # As soon after the last time as it should be, and no later for a clock that was set back.
+        is_time = not now < self._again.get(key, 0.0) <= now + self.options.resend_s
+        is_again = sink.repeats and wanted != "resolved" and is_time
         return wanted if is_again else None
 
     async def _send(self, sink: Sink, entry: Entry, wanted: str) -> None:

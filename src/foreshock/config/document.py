@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -181,7 +182,9 @@ def options_of(document: Document, kind: type[_Kind], prefix: str = "") -> _Kind
             f"{document.at(*place)}: {words} is {show(first['input'])}; {need(first)}"
         ) from None
     except ConfigError as error:  # from the options' own checks, which don't know the file
-        raise ConfigError(f"{document.name}: {error}") from None
+        named = [key for key in document.tree if re.search(rf"{re.escape(f'{prefix}{key}')}\b", str(error))]
+        where = document.at(named[0]) if named else document.name
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _unknown_keys(tree: Any, kind: Any, place: Place) -> Iterator[tuple[Place, tuple[str, ...]]]:

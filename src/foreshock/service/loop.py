@@ -36,6 +36,7 @@ SCORED = "scored_ns"  # key in the store: stamp of the last row whose changes ar
 PIECE_CELLS = 100_000  # values scored while nobody else can look
 KNOWN = 1_000  # incidents of an earlier process that are matched
 PARTIAL_ROWS = 3  # so many rows late, a query that keeps failing is left out
+BACK_S = 60.0  # a clock that goes back further, and by four rows, is believed: its rows are read anew
 HOLD_ROWS = 3  # newest rows without a single value are asked for again so often
 PAUSE_S = (1.0, 30.0)  # first and longest pause while the source is away
 SOURCE = "prometheus"
@@ -188,6 +189,9 @@ class Loop:
         assert self._last is not None
         live.health.queue_rows = max(0, due - self._last)
         self._note_lag()
+        if (self._last - due) * self._step_s > max(BACK_S, 4 * self._step_s):
+            await self._begin_anew((self._last - due) * self._step_s)
+            return 0.0
         if due <= self._last:
             nap = (self._last + 1) * self._step_s + live.settings.prometheus.wait_s - self.client.now_s()
             return min(max(0.02, nap), self._step_s)  # the clock may have gone back far
@@ -212,6 +216,17 @@ class Loop:
         if len(slots):
             self._finish(began)
         return 0.0 if len(slots) and due > self._last else min(1.0, self._step_s / 4)
+
+    async def _begin_anew(self, back_s: float) -> None:
+        """Prometheus's clock was set back: rows that it will give once more are read back and scored anew."""
+        live = self.live
+        note("clock_went_back", seconds=round(back_s, 1))
+        async with live.lock:
+            settings = live.settings
+            live.monitor = Monitor(
+                live.monitor.detector, settings.prometheus.step_s, settings.score, settings.keep_rows
+            )
+            self._last = None
 
     def _blank(self, slots: range) -> Frame:
         """Rows in which nothing at all was observed."""
