@@ -1,7 +1,8 @@
-"""Take the pictures of the report that the docs show: `python docs/make_screenshots.py`.
+"""Take the pictures of the reports that the docs show: `python docs/make_screenshots.py`.
 
-Runs the main job on the demo recording, opens the page in Chromium (playwright, from the `dev` group; the
-browser on the path or FORESHOCK_CHROMIUM) and writes docs/img/report-{desk,whole,phone}.png.
+Runs the main job on the demo recording, and the evaluation's page on the records of benchmarks/results, opens
+both in Chromium (playwright, from the `dev` group; the browser on the path or FORESHOCK_CHROMIUM) and writes
+docs/img/report-{desk,whole,phone}.png and evaluation-desk.png.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 IMAGES = Path(__file__).parent / "img"
+RECORDS = Path(__file__).parents[1] / "benchmarks" / "results" / "evaluate.jsonl"
 ARGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -29,11 +31,15 @@ def main() -> None:
         page = Path(folder) / "report.html"
         command = [sys.executable, "-m", "foreshock", "detect", "demo:", "--report", str(page), "--quiet"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        judged = Path(folder) / "evaluation.html"
+        command = [sys.executable, "-m", "foreshock", "runs", "report", str(RECORDS), "--out", str(judged)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = os.environ.get("FORESHOCK_CHROMIUM") or shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=found, args=ARGS)
         save("report-desk.png", shoot(browser, page, 1280, "light", "body", 1560))
         save("report-whole.png", shoot(browser, page, 1280, "light", "section[aria-labelledby=whole]"))
         save("report-phone.png", shoot(browser, page, 390, "dark", "body", 1560))
+        save("evaluation-desk.png", shoot(browser, judged, 1280, "light", "body", 1300))
         browser.close()
 
 
