@@ -361,6 +361,32 @@ def published() -> list[str]:
     return lines + table(head, rows)
 
 
+def day() -> list[str]:
+    """A day of 88 KPIs, as a user scores it."""
+    rows = [
+        [
+            f"{r['processor']}{', AMX' if r['has_amx'] else ''}",
+            r["threads"] or f"its own choice of {r['cores']}",
+            r["runs"],
+            " / ".join(f"{r['wall_s'][name]:.1f}" for name in ("least", "median", "most")),
+            f"{r['cpu_s']['median']:.1f}",
+            f"{r['peak_bytes']['most'] / 2**20:.0f}",
+            f"{r['load_before']:.1f}",
+        ]
+        for r in read("score_day.jsonl")
+    ]
+    if not rows:
+        return []
+    return [
+        "## A day of 88 KPIs",
+        "",
+        "`python benchmarks/score_day.py`: `foreshock score` on 5,760 rows at 15 s, Parquet to Parquet,",
+        "start-up included. Wall seconds: least / median / most of the runs; load: what others did then.",
+        "",
+        *table(["processor", "threads", "runs", "s", "cpu s", "peak MiB", "load"], rows),
+    ]
+
+
 def live() -> list[str]:
     """A step of the live service."""
     records = read("serve_cycle.jsonl")
@@ -413,7 +439,17 @@ def whole() -> str:
         "<!-- Written by `make docs` from benchmarks/results/*.jsonl; change the benchmark instead. -->",
         "",
     ]
-    lines += ["# Results", "", *evaluation(), *recordings(), *few_shots(), *published(), *live(), *speed()]
+    lines += [
+        "# Results",
+        "",
+        *evaluation(),
+        *recordings(),
+        *few_shots(),
+        *published(),
+        *day(),
+        *live(),
+        *speed(),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
