@@ -41,11 +41,12 @@ class Serving:
         alerts: str = "",
         serve: str = ", backlog_s: 60",
         detector: str = "robust_z",
+        more: str = "",
     ) -> None:
         self.folder, self.config = folder, folder / "serve.yaml"
         data = folder / "data"
         text = CONFIG.format(url=url, data=data, alerts=alerts, serve=serve, detector=detector)
-        self.config.write_text(text)
+        self.config.write_text(text + more)
         self.log = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
 

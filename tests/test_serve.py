@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.parse
+import urllib.request
 
+import numpy as np
 import pytest
 
+pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+
+import real_prometheus
 from fake_prometheus import Fake
 from serving import Serving
 
@@ -119,3 +126,32 @@ def test_a_clock_that_jumps_ahead_and_back(tmp_path):
         fault(fake)
         serve.wait_for(lambda: [i for i in serve.incidents() if i["id"] not in quiet], 20)
         assert serve.stop() == 0
+
+
+def test_scores_are_written_back_each_once(tmp_path):
+    """Into a real Prometheus, at their own times, over a kill: no gap, no row twice."""
+    config = "storage:\n  tsdb:\n    out_of_order_time_window: 1h\n"
+    (tmp_path / "receiver").mkdir()
+    with (
+        Fake() as fake,
+        real_prometheus.running(
+            tmp_path / "receiver", "--web.enable-remote-write-receiver", config=config
+        ) as receiver,
+        Serving(tmp_path, fake.url, more=f"remote_write: {{url: {receiver}/api/v1/write}}\n") as serve,
+    ):
+        serve.start()
+        written = 'foreshock_remote_write_total{outcome="written"}'
+        serve.wait_for(lambda: serve.metric(written) > 1000)
+        serve.kill()
+        time.sleep(1)
+        serve.start()
+        serve.wait_for(lambda: serve.metric(written) > 20)
+        assert serve.metric('foreshock_remote_write_total{outcome="refused"}') == 0
+        assert serve.stop() == 0
+        wish = {"query": 'foreshock_service_score_backdated{service="pay"}[10m]', "time": time.time()}
+        address = f"{receiver}/api/v1/query?{urllib.parse.urlencode(wish)}"
+        with urllib.request.urlopen(address) as answer:
+            (found,) = json.load(answer)["data"]["result"]
+        stamps = np.array(found["values"], dtype=float)[:, 0]
+        assert len(stamps) > 480
+        np.testing.assert_allclose(np.diff(stamps), 0.25)

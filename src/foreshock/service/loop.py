@@ -27,6 +27,7 @@ from foreshock.service import measures
 from foreshock.service.learn import keep_evidence
 from foreshock.service.live import Live
 from foreshock.service.settings import ServeSettings, read_settings
+from foreshock.service.writer import Writer
 from foreshock.sources.prometheus import PrometheusClient
 from foreshock.stream import Change, Known, Monitor, ended
 from foreshock.telemetry import Histogram, Metric, write
@@ -52,12 +53,14 @@ class Loop:
         outbox: Outbox,
         load: Callable[[ServeSettings], Any],
         connect: Callable[[ServeSettings], PrometheusClient],
+        writer: Writer | None = None,
     ) -> None:
-        """`load` gives the detector of some settings, `connect` a client."""
+        """`load` gives the detector of some settings, `connect` a client; `writer` gets all scores."""
         self.live, self.client, self.outbox = live, client, outbox
         self.stopping = asyncio.Event()
         self.cycles = Histogram()
         self.found: dict[str, int] = {}  # incidents by severity, since the start
+        self.writer = Writer(live.settings.remote_write, live.store) if writer is None else writer
         self._load, self._connect = load, connect
         self._last: int | None = None  # slot of the newest row scored; None: read back first
         self._unsaved: dict[str, dict[str, Any]] = {}
@@ -70,7 +73,13 @@ class Loop:
 
     def metrics_text(self) -> str:
         self._note_lag()
-        return write([*self._told, *measures.of_service(self.live, self.cycles, self.found, self.outbox)])
+        return write(
+            [
+                *self._told,
+                *measures.of_service(self.live, self.cycles, self.found, self.outbox),
+                *measures.of_writer(self.writer),
+            ]
+        )
 
     async def run(self) -> None:
         """Until `stopping` is set."""
@@ -309,6 +318,7 @@ class Loop:
         health.series = 0 if frame is None else len(frame.kpis)
         self.cycles.add(health.last_cycle_s)
         self._told = measures.of_monitor(monitor)
+        self.writer.take(scores, monitor.high)
         self._note_lag()
         system = float("nan") if scores is None or not len(scores) else float(scores.system[-1])
         high = float("nan") if monitor.level is None else monitor.level.high
@@ -354,10 +364,10 @@ class Loop:
             n for n in ("host", "port", "data", "hosts") if getattr(new.serve, n) != getattr(old.serve, n)
         ]
         fixed += [] if new.token == old.token else ["token"]
+        fixed = [f"serve.{name}" for name in fixed]
+        fixed += [] if new.remote_write == old.remote_write else ["remote_write"]
         if fixed:
-            raise ConfigError(
-                f"serve.{fixed[0]} has changed, which takes a restart; everything stays as it was."
-            )
+            raise ConfigError(f"{fixed[0]} has changed, which takes a restart; everything stays as it was.")
         parts = {n: getattr(new, n) for n in ("prometheus", "serve", "alerts", "score")}
         changed = {name for name, value in parts.items() if value != getattr(old, name)}
         client = self._connect(new)

@@ -10,6 +10,7 @@ from foreshock.alerts.severity import SEVERITIES
 from foreshock.bands import band
 from foreshock.memory import resident_bytes
 from foreshock.service.live import Health, Live
+from foreshock.service.writer import Writer
 from foreshock.stream import Monitor
 from foreshock.telemetry import Histogram, Metric, counter, gauge
 
@@ -98,6 +99,17 @@ def of_service(live: Live, cycles: Histogram, incidents: dict[str, int], outbox:
     out.append(Metric("foreshock_source_up", "gauge", "Whether a source answers.", up))
     out.append(Metric("foreshock_source_errors_total", "counter", "Failed readings.", failed))
     return out + _of_alerts(outbox.counts)
+
+
+def of_writer(writer: Writer) -> list[Metric]:
+    """What became of the scores that are written back; nothing where none are."""
+    if not writer.is_on:
+        return []
+    told = tuple(({"outcome": name}, float(count)) for name, count in writer.counts.items())
+    return [
+        Metric("foreshock_remote_write_total", "counter", "Samples written back; failed: tries.", told),
+        gauge("foreshock_remote_write_pending", "Samples that wait to be written.", float(writer.pending)),
+    ]
 
 
 def _of_alerts(counts: Sequence[tuple[str, dict[str, str], float]]) -> list[Metric]:

@@ -91,6 +91,7 @@ async def _serve(settings: ServeSettings, store: Store) -> None:
     tasks = [
         asyncio.create_task(loop.run()),
         asyncio.create_task(_deliver(loop)),
+        asyncio.create_task(_write(loop)),
         asyncio.create_task(server.serve(sockets=[listening])),
     ]
     waiting = asyncio.create_task(stop.wait())
@@ -104,6 +105,7 @@ async def _serve(settings: ServeSettings, store: Store) -> None:
         task.cancel()
     await asyncio.gather(*late, waiting if stop.is_set() else _nothing(), return_exceptions=True)
     await loop.outbox.close()
+    await loop.writer.close()
     await loop.client.close()
     note("stopped")
     for task in done:
@@ -124,6 +126,15 @@ async def _deliver(loop: Loop) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_S / 2):
             await loop.outbox.deliver(time.time())
+
+
+async def _write(loop: Loop) -> None:
+    """Write scores back, once a second; nothing is lost by stopping, they are scored anew."""
+    while not loop.stopping.is_set():
+        await loop.writer.deliver()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DELIVER_S):
+                await loop.stopping.wait()
 
 
 def _on_signals(live: Live, stop: asyncio.Event) -> None:

@@ -1,4 +1,4 @@
-"""What `foreshock serve` is told: Prometheus, the service itself, alerts, and everything `score` knows.
+"""What `foreshock serve` is told: Prometheus, itself, alerts, remote write, and everything `score` knows.
 
 One YAML file; a preset may stand below it and variables (FORESHOCK__PROMETHEUS__URL) above it. Everything is
 checked before anything starts, with file and line. Secrets are named by variable or file and read at once.
@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from foreshock.alerts.options import AlertOptions, check_url
+from foreshock.alerts.options import Access, AlertOptions, check_url
 from foreshock.config import ENVIRONMENT, Settings, resolve
 from foreshock.config.document import Document, nearest, options_of, parse, plain, read_document
 from foreshock.errors import ConfigError
@@ -21,7 +21,7 @@ from foreshock.secret import Secret, secret_of
 from foreshock.sources.prometheus import PrometheusOptions
 
 SERVE_PRESETS = ("prometheus", "prometheus-trainticket")
-SECTIONS = ("prometheus", "serve", "alerts")
+SECTIONS = ("prometheus", "serve", "alerts", "remote_write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class ServeSettings:
     prometheus: PrometheusOptions
     serve: ServeOptions = ServeOptions()
     alerts: AlertOptions = field(default_factory=AlertOptions)
+    remote_write: Access = field(default_factory=Access)  # where scores are written back; no address: nowhere
     score: Settings = field(default_factory=Settings)
     token: Secret | None = None
     path: str = ""  # the file
@@ -97,6 +98,7 @@ def settings_of(document: Document, environment: Mapping[str, str]) -> ServeSett
     prometheus = options_of(_section(document, "prometheus"), PrometheusOptions, "prometheus.")
     serve = options_of(_section(document, "serve"), ServeOptions, "serve.")
     alerts = options_of(_section(document, "alerts"), AlertOptions, "alerts.")
+    remote_write = options_of(_section(document, "remote_write"), Access, "remote_write.")
     if not prometheus.url:
         raise ConfigError(f"{document.at('prometheus')}: prometheus.url is missing; it has no default.")
     if not prometheus.queries:
@@ -112,7 +114,7 @@ def settings_of(document: Document, environment: Mapping[str, str]) -> ServeSett
         score = score.model_copy(update={"threshold": threshold})
     token = secret_of(serve.token_env, serve.token_file, "serve.token")
     _ = prometheus.token, prometheus.password  # a secret that is not there is told now
-    return ServeSettings(prometheus, serve, alerts, score, token, document.name)
+    return ServeSettings(prometheus, serve, alerts, remote_write, score, token, document.name)
 
 
 def _section(document: Document, name: str) -> Document:
