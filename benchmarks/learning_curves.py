@@ -45,14 +45,15 @@ from foreshock.memory import MicroBatches
 from foreshock.metrics import average_precision, count_events
 from foreshock.models import judging, load_detector
 from foreshock.models.finetune import FinetuneOptions
-from foreshock.models.judging import look
+from foreshock.models.lora import PooledStream
 from foreshock.models.processes import Group
 from foreshock.models.recognise import Recogniser
 from foreshock.models.shots import FAULTY, Lesson, Shot, draw_shots
 from foreshock.models.training import Run
 from foreshock.models.verdict import Verdict, score_of
 from foreshock.runlog import git_commit
-from foreshock.scores import Scores
+from foreshock.scores import Scores, layout
+from foreshock.windows import to_grid
 
 OUT = Path(__file__).parent / "results" / "learning_curves.jsonl"
 SHOTS = (0, 10, 50, 100, 500, 1000)
@@ -64,6 +65,7 @@ ZERO, PROBE, LORA, WHOLE = (
     "foreshock, whole network",
 )
 SETTLING_ROWS = 64
+HEARD = ("evidence", "chances", "is_up", "off", "silent")  # as `PooledStream.pool` takes them
 
 
 class Whole(Run):
@@ -79,25 +81,60 @@ class Whole(Run):
         return self.network.eval()
 
 
+class Heard(PooledStream):
+    """Keeps what it heard of each KPI, so that figures can be made of it again."""
+
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
+        self.heard: list[tuple[np.ndarray, ...]] = []
+
+    def pool(self, *heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.heard.append(tuple(part.astype(np.float32) for part in heard))
+        return super().pool(*heard)
+
+
 class Looks:
-    """Recordings as the frozen network sees them, each looked at once."""
+    """Recordings as a network sees them, each read once; figures are made of that anew."""
 
     def __init__(self, cache: Path, model: str) -> None:
         self.cache, self.base = cache, load_detector("foreshock", model=model)
         self.exact = load_detector("foreshock", model=model, precision="fp32")
+        self.lately: dict[str, Lesson] = {}
 
     def of(self, frame: Frame, name: str, recogniser: Recogniser | None = None) -> Lesson:
         """With the frozen network, or with an adapted one, which the name then has to tell."""
-        path = self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}.npz"
-        if path.exists():
-            with np.load(path) as kept:
-                return Lesson(frame, judging.truth_of(frame), *(kept[n] for n in _KEPT))
-        made = look(frame, recogniser or self.base.recogniser, self.base.options)
+        if name not in self.lately:
+            path = self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}.npz"
+            if not path.exists():
+                self._read(frame, recogniser or self.base.recogniser, path)
+            self.lately = dict(list(self.lately.items())[-3:]) | {name: self._lesson(frame, path)}
+        return self.lately[name]
+
+    def _read(self, frame: Frame, recogniser: Recogniser, path: Path) -> None:
+        stream, hidden = Heard(recogniser, self.base.options, ""), frame.without_labels()
+        pieces = [hidden.rows(slice(at, at + judging.PIECE)) for at in range(0, len(frame), judging.PIECE)]
+        system = np.concatenate([stream.push_pooled(piece)[0].system for piece in pieces])
+        found = dict(zip(HEARD, zip(*stream.heard, strict=True), strict=True))
+        whole = {n: np.concatenate(parts, 1 if n == "chances" else 0) for n, parts in found.items()}
+        slots = to_grid(frame.time_ns, frame.step_s, None, self.base.options.length).slots
         self.cache.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part.npz")
-        np.savez(part, **{n: getattr(made, n) for n in _KEPT})
+        np.savez(part, system=np.nan_to_num(system), slots=slots, **whole)
         part.replace(path)
-        return made
+
+    def _lesson(self, frame: Frame, path: Path) -> Lesson:
+        with np.load(path) as kept:
+            heard = [kept[name] for name in HEARD]
+            system, slots = kept["system"], kept["slots"]
+        stream = PooledStream(self.base.recogniser, self.base.options, "")
+        stream.kpis, stream.layout = frame.kpis, layout(frame.kpis)
+        heard[HEARD.index("is_up")] = heard[HEARD.index("is_up")] > 0
+        spans = [slice(at, at + judging.AT_ONCE) for at in range(0, len(heard[0]), judging.AT_ONCE)]
+        made = [stream.pool(*(h[:, s] if h.ndim == 3 else h[s] for h in heard)) for s in spans]
+        figures, services = (np.concatenate(parts)[slots] for parts in zip(*made, strict=True))
+        assert stream.groups is not None
+        truth, columns = judging.truth_of(frame), stream.groups.columns
+        return Lesson(frame, truth, heard[0][slots], system, figures, services, columns)
 
     def facts(self, name: str, facts: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """What is known of an adapted network that recordings were looked at with; kept when given."""
@@ -107,12 +144,10 @@ class Looks:
         return json.loads(path.read_text()) if path.exists() else None
 
 
-_KEPT = ("evidence", "system", "figures", "services", "columns")
-
-
 def first_rows(lesson: Lesson, rows: int) -> Lesson:
-    parts = (getattr(lesson, n)[:rows] for n in _KEPT[:-1])
-    return Lesson(lesson.frame.rows(slice(0, rows)), lesson.truth[:rows], *parts, lesson.columns)
+    names = ("truth", "evidence", "system", "figures", "services")
+    parts = (getattr(lesson, name)[:rows] for name in names)
+    return Lesson(lesson.frame.rows(slice(0, rows)), *parts, lesson.columns)
 
 
 # ----------------------------------------------------------------------------------------------- judging

@@ -26,7 +26,7 @@ QUANTITIES: dict[str, str] = {
     "success": r"success|availab|ready|healthy",
     "restart": r"restart|oom|kill",
     "latency": r"lat|duration|response|p\d\d|delay|rtt|wait",
-    "processor": r"cpu|core|throttl|load",
+    "processor": r"cpu|core|throttl|(?<!work)load",
     "memory": r"mem|heap|rss|swap|gc",
     "disk": r"disk|fs|io|read|write|storage",
     "network": r"net|receive|transmit|rx|tx|packet|tcp|socket",

@@ -274,7 +274,6 @@ class PooledStream(VigilStream):
 
     def _judge(self, dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         evidence, expected = super()._judge(dense)
-        groups = self.groups = self.groups or groups_of(self.kpis)
         readings = []
         for scan in cast("list[_HeardScan]", self.scans):
             assert scan.reading is not None
@@ -285,10 +284,19 @@ class PooledStream(VigilStream):
             is_up = dense > np.where(np.isfinite(expected), expected, np.inf)
         heard = np.where(seen, evidence, 0.0)
         off = distance(dense, *cast(_HeardSurprise, self.surprise).tell())
-        rows = figures(heard, np.stack(readings), is_up, groups.kinds, self.layout)
-        services = service_figures(heard, is_up, off, self.silence.push(seen), groups)
-        self.pooled.append(self.reduce(self.running.push(rows), self.service_running.push(services)))
+        silent = self.silence.push(seen)
+        self.pooled.append(self.reduce(*self.pool(heard, np.stack(readings), is_up, off, silent)))
         return evidence, expected
+
+    def pool(
+        self, evidence: np.ndarray, chances: np.ndarray, is_up: np.ndarray, off: np.ndarray,
+        silent: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """The next rows' figures (n, F) and those of their services (n, S, G'), each as it lasts."""
+        groups = self.groups = self.groups or groups_of(self.kpis)
+        rows = figures(evidence, chances, is_up, groups.kinds, self.layout)
+        services = service_figures(evidence, is_up, off, silent, groups)
+        return self.running.push(rows), self.service_running.push(services)
 
 
 class AdaptedStream(PooledStream):
