@@ -39,7 +39,7 @@ pytest.importorskip("peft")
 
 TINY = MomentConfig(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2, seq_len=64, vocab_size=8)
 WINDOW = {"length": 64, "block": 16, "scales": (1, 4)}
-QUICK = FinetuneOptions(shots=16, rank=2, steps=6, batch=8, check_every=2, patience=9)
+QUICK = FinetuneOptions(shots=16, rank=2, steps=6, batch=8, check_every=2, patience=9, least_incidents=0)
 BUSY = {"cart": "cpu", "pay": "latency"}
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models import lora
-from foreshock.models.judging import judge, look
+from foreshock.models.judging import count_incidents, judge, look
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
@@ -68,11 +68,17 @@ def finetune(
     shots = draw_shots(lessons, options.shots, base.options.block, options.seed, options.validate)
     run = Run(trained, lessons, shots, options, out, digest, on_step, group)
     run.resume()
-    run.go()
+    if count_incidents(lessons, shots) >= options.least_incidents:
+        run.go()
+    verdict, facts = judge(lessons, shots, options.least_incidents)
     if run.best_step:  # else the network is as it was, and so is what it sees
         tuned = run.tuned(base.recogniser)
-        lessons = [look(one, tuned, base.options) for one in frames]
-    verdict, facts = judge(lessons, shots)
+        seen = [look(one, tuned, base.options) for one in frames]
+        tried, told = judge(seen, shots, options.least_incidents)
+        if tried.detects:
+            verdict, facts = tried, told
+        else:  # then the score stays zero-shot, and so does the network
+            run.forget()
     facts |= {
         "options": asdict(options), "detector": asdict(base.options), "steps": run.step,
         "best_step": run.best_step, "final_loss": run.loss if run.step else None,

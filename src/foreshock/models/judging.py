@@ -16,6 +16,7 @@ import numpy as np
 
 from foreshock.calibrate import confirm_rows
 from foreshock.frame import Frame
+from foreshock.metrics import average_precision
 from foreshock.models import lora
 from foreshock.models.figures import service_figure_names
 from foreshock.models.recognise import Recogniser
@@ -43,6 +44,7 @@ MOST_ROWS = 4000  # that the odds are learned from
 WINDOW_EVIDENCE = 8.0  # rows of evidence that a window is
 FAULTY_SHARE = 0.1  # of windows, that odds are told for
 AS_LIKELY, HIGHEST = 0.5, 0.98  # the lowest threshold and the highest
+LEAST_INCIDENTS = 6  # labelled ones from which a verdict may take the place of the zero-shot score
 FEW = 60  # quiet windows at which what they say of a threshold counts half
 TAIL = 0.2  # share of quiet windows that tell how high others may go
 DAY_S = 86_400.0
@@ -67,16 +69,25 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
     )  # fmt: skip
 
 
-def judge(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> tuple[Verdict, dict[str, Any]]:
-    """A verdict on what the lessons' network saw, and facts about it."""
+def judge(
+    lessons: Sequence[Lesson], shots: Sequence[Shot], least_incidents: int = LEAST_INCIDENTS
+) -> tuple[Verdict, dict[str, Any]]:
+    """A verdict on what the lessons' network saw, and facts about it.
+
+    Args:
+        least_incidents: with fewer labelled ones incidents are found by the zero-shot score; 0: never.
+    """
     material = gather(lessons, shots)
     verdict = learn(material, np.ones(len(shots), bool))
     m = material
-    reached = levels(m.shots, m.incident, m.shot, m.is_faulty, crossed(m), m.step_s)
+    odds = crossed(m)
+    reached = levels(m.shots, m.incident, m.shot, m.is_faulty, odds, m.step_s)
     level, found = choose(*reached, m.block * m.step_s)
+    is_better, gain = compare(m, odds)
+    detects = least_incidents == 0 or (is_better and gain["incidents"] >= least_incidents)
     facts = {"shots": len(shots), "faulty_shots": sum(s.is_faulty for s in shots),
-             "validating_shots": sum(s.validates for s in shots), **found}  # fmt: skip
-    return replace(verdict, threshold=level), facts
+             "validating_shots": sum(s.validates for s in shots), **found, **gain}  # fmt: skip
+    return replace(verdict, threshold=level, detects=detects), facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,7 @@ class Material:
     met: np.ndarray  # (n, F + 3 G) float32
     is_faulty: np.ndarray  # (n,)
     shot: np.ndarray  # (n,) which
+    system: np.ndarray  # (n,) the zero-shot score, or that of an adapted network
     quiet: np.ndarray  # (q, F + 3 G) of rows taken for quiet
     roots: Roots
     faults: Kinds
@@ -117,6 +129,7 @@ def gather(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> Material:
         np.concatenate([_met(lessons[s.lesson], own, roots) for s, own in zip(shots, rows, strict=True)]),
         np.concatenate([lessons[s.lesson].truth[own] == FAULTY for s, own in zip(shots, rows, strict=True)]),
         np.repeat(np.arange(len(shots)), [len(own) for own in rows]),
+        np.concatenate([lessons[s.lesson].system[own] for s, own in zip(shots, rows, strict=True)]),
         np.concatenate([_met(one, own, roots) for one, own in zip(lessons, quiet, strict=True)]),
         roots, faults,
     )  # fmt: skip
@@ -204,6 +217,32 @@ def _origins(
         cause = str(labels.root_cause[row])
         root.append(names.index(cause) if cause in names else -1)
     return services, np.array(kind, str), np.array(root, int)
+
+
+# ----------------------------------------------------------------------- is it better than without labels
+
+
+def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]:
+    """Whether the verdict finds incidents it did not learn from better than zero-shot scoring, and figures.
+
+    Where it does not, the zero-shot score and its threshold stay, and the verdict only names kinds and
+    services. Of few incidents that can't be told.
+
+    Args:
+        odds: (n,) as `crossed` gives them.
+    """
+    count = int(material.incident.max(initial=-1)) + 1
+    facts: dict[str, Any] = {"incidents": count}
+    if not material.is_faulty.any() or material.is_faulty.all():
+        return False, facts
+    ours, zero = (average_precision(one, material.is_faulty) for one in (odds, material.system))
+    facts |= {"crossed_ap": round(ours, 4), "zero_shot_ap": round(zero, 4)}
+    return ours >= zero, facts
+
+
+def count_incidents(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> int:
+    """How many incidents the shots hold."""
+    return int(incidents(lessons, shots)[0].max(initial=-1)) + 1
 
 
 # ----------------------------------------------------------------------------------------- the threshold

@@ -309,10 +309,11 @@ class AdaptedStream(PooledStream):
 
     def push(self, piece: Frame) -> Scores:
         scores, (odds, kinds, origins) = self.push_pooled(piece)
+        told = replace(scores, kinds=kinds, kind_names=self.fitted.kinds, origins=origins)
+        if not self.fitted.detects:
+            return told
         system = np.where(np.isfinite(scores.system), score_of(odds), np.nan).astype(np.float32)
-        return replace(
-            scores, system=system, kinds=kinds, kind_names=self.fitted.kinds, origins=origins
-        )  # fmt: skip
+        return replace(told, system=system, is_odds=True)
 
     def reduce(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, ...]:
         assert self.groups is not None
@@ -342,8 +343,10 @@ class AdaptedDetector(VigilDetector):
         return AdaptedStream(self.recogniser, self.options, self.name, self.adapter.verdict)
 
     @property
-    def threshold(self) -> float:
-        """The score from which rows count as an incident, learned from labels."""
+    def threshold(self) -> float | None:
+        """The score from which rows count as an incident, learned from labels; None where too few did."""
+        if not self.adapter.verdict.detects:
+            return None
         return float(score_of(np.log(self.adapter.verdict.threshold / (1 - self.adapter.verdict.threshold))))
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from foreshock.errors import ConfigError, OutputError
 from foreshock.memory import MicroBatches
 from foreshock.models import lora
+from foreshock.models.judging import LEAST_INCIDENTS
 from foreshock.models.processes import Group
 from foreshock.models.quantise import PRECISIONS, frozen_in
 from foreshock.models.recognise import Recogniser, scale_by_context
@@ -54,6 +55,7 @@ class FinetuneOptions:
     rate: float = 1e-3
     weight_decay: float = 0.01
     expect_weight: float = 0.1  # what forecasting the quiet series counts beside recognising
+    least_incidents: int = LEAST_INCIDENTS  # with fewer, names are learned and the score stays; 0: never so
     validate: float = 0.25  # share of the shots, the latest, that validate
     check_every: int = 15  # steps between two looks at the validation part
     patience: int = 3  # looks without gain after which training ends
@@ -66,10 +68,11 @@ class FinetuneOptions:
         for name in ("shots", "rank", "batch", "check_every", "patience"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        if self.steps < 0 or self.micro_batch < 0 or not 0 <= self.validate < 1 or not self.rate > 0:
-            raise ConfigError(
-                "steps and micro_batch must be 0 or more, validate 0 to below 1, and rate above 0."
-            )
+        for name in ("steps", "micro_batch", "least_incidents"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not 0 <= self.validate < 1 or not self.rate > 0:
+            raise ConfigError("validate must be 0 to below 1, and rate above 0.")
         allowed = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
         if unknown := [t for t in self.targets if t not in allowed]:
             raise ConfigError(f"there is no target {unknown[0]!r}; known: {', '.join(allowed)}.")
@@ -106,7 +109,7 @@ class Run:
         self.pieces = MicroBatches(options.micro_batch or options.batch, on_shrink=self._shrunk)
         self.step, self.best_step, self.loss = 0, 0, float("nan")
         self.best_exam, self.waited = float("inf"), 0
-        self.best = {n: p.detach().clone() for n, p in self.named.items()}
+        self.best = self.first = {n: p.detach().clone() for n, p in self.named.items()}
         if self.exam is not None:
             self.best_exam = self.examine()
 
@@ -249,6 +252,10 @@ class Run:
         with torch.no_grad():
             for name, p in self.named.items():
                 p.copy_(self.best[name])
+
+    def forget(self) -> None:
+        """Take all changes of the network back."""
+        self.best, self.best_step = self.first, 0
 
     def tuned(self, base: Recogniser) -> Recogniser:
         """The best network, merged into the weights of a base, free of peft."""

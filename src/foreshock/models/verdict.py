@@ -91,6 +91,7 @@ class Verdict:
     faults: Kinds
     threshold: float  # probability from which a row counts as an incident
     sure: float = SURE  # probability below which no kind is named
+    detects: bool = True  # False: labels were too few to find incidents better than the zero-shot score
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -127,7 +128,7 @@ class Verdict:
         """Plain JSON."""
         arrays = {n: np.asarray(a).tolist() for n, a in self._arrays().items()}
         return {"figures": _all_names(), "kinds": list(self.kinds), **arrays,
-                "threshold": self.threshold, "sure": self.sure}  # fmt: skip
+                "threshold": self.threshold, "sure": self.sure, "detects": self.detects}  # fmt: skip
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {
@@ -164,7 +165,7 @@ class Verdict:
             return cls(
                 a["center"], a["spread"], a["weight"], Roots(a["root_spread"], a["root_weight"]),
                 Kinds(kinds, a["kind_weight"], a["kind_center"], a["kind_reach"]),
-                float(raw["threshold"]), float(raw["sure"]),
+                float(raw["threshold"]), float(raw["sure"]), bool(raw["detects"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{place} is not a whole adapter ({error!r}); adapt again.") from error

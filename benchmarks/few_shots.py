@@ -1,0 +1,372 @@
+"""Writes the blocks of docs/few_shots.md and its figure from benchmarks/results/. Run by `make docs`."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tables import Record, filled, read, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, PICTURE = DOCS / "few_shots.md", DOCS / "img" / "few-shots.png"
+SIMULATED = "simulated Train Ticket"
+ZERO, PROBE, LORA, WHOLE = (
+    f"foreshock, {name}" for name in ("zero-shot", "linear probe", "LoRA", "whole network")
+)
+OURS = (PROBE, LORA, WHOLE)
+FEW = 100  # labelled windows that the label efficiency starts from
+TOLD_AT = 500  # labelled windows whose confusions are shown, or the most there are below
+LEVELS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def page() -> str:
+    """The page's words as they stand, its tables from the records."""
+    records = measured()
+    simulated = [r for r in records if r["recording"] == SIMULATED]
+    recorded = [r for r in records if r["recording"] != SIMULATED]
+    return filled(
+        PAGE.read_text("utf-8"),
+        {
+            "curves": curves(simulated),
+            "efficiency": efficiency(simulated),
+            "paired": paired(simulated),
+            "kinds": kinds(simulated),
+            "confusion": confusion(simulated),
+            "rejection": rejection(simulated),
+            "roots": roots(simulated),
+            "recorded": [
+                line
+                for name in dict.fromkeys(r["recording"] for r in recorded)
+                for line in (f"**{name}**", "", *curves([r for r in recorded if r["recording"] == name]))
+            ],
+            "recorded paired": paired(recorded),
+            "cost": cost(),
+        },
+    )
+
+
+def measured() -> list[Record]:
+    """The records of learning curves that came to an end."""
+    return [r for r in read("learning_curves.jsonl") if "skipped" not in r]
+
+
+def groups(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
+    """Records by detector and shots, shots rising, all seeds together."""
+    names = list(dict.fromkeys(r["detector"] for r in records))
+    order = sorted(records, key=lambda r: (names.index(r["detector"]), r["shots"], r["seed"]))
+    out: dict[tuple[str, int], list[Record]] = {}
+    for r in order:
+        out.setdefault((r["detector"], r["shots"]), []).append(r)
+    return out
+
+
+def curves(records: Sequence[Record]) -> list[str]:
+    """Detection by detector and number of labels."""
+    rows = []
+    for (detector, shots), group in groups(records).items():
+        found = [fault["found"] for r in group for fault in r["each"]]
+        false = sum(r["false_alarms"] for r in group)
+        low, high = interval(found, false)
+        rows.append(
+            [
+                detector,
+                _shots(group, shots),
+                " ".join(str(r["seed"]) for r in group),
+                f"{statistics.mean(r['average_precision'] for r in group):.3f}",
+                f"{f1(sum(found), len(found), false):.3f} ({low:.2f} to {high:.2f})",
+                f"{sum(found)} of {len(found)}",
+                false,
+                f"{statistics.mean(max(r['best_f1'], r['event_f1']) for r in group):.3f}",
+                f"{statistics.mean(_spent(r) for r in group):.0f}",
+            ]
+        )
+    head = ["detector", "windows", "seeds", "AP", "event F1", "found", "false", "best F1", "processor s"]
+    return table(head, rows)
+
+
+def _shots(group: Sequence[Record], shots: int) -> str:
+    """How many were asked for, and how many there were where the recording holds fewer."""
+    drawn = min((r["shots_drawn"] for r in group if "shots_drawn" in r), default=shots)
+    return str(shots) if drawn == shots else f"{shots} ({drawn} there)"
+
+
+def _spent(record: Record) -> float:
+    """Processor time of learning and judging; of an adapted network that was kept also of adapting."""
+    return float(max(record["cpu_s"], record.get("facts", {}).get("adapting_cpu_s", 0)))
+
+
+def f1(found: float, faults: int, false: float) -> float:
+    return 2 * found / max(found + false + faults, 1e-9)
+
+
+def interval(found: Sequence[bool], false: int) -> tuple[float, float]:
+    """Of the F1, 95 %: faults drawn with replacement, false alarms as a Poisson count."""
+    draw = random.Random(0)
+    made = []
+    for _ in range(1000):
+        again = sum(draw.choices(found, k=len(found)))
+        count = sum(draw.random() < false / 1000 for _ in range(1000)) if false < 1000 else false
+        made.append(f1(again, len(found), count))
+    made.sort()
+    return made[25], made[974]
+
+
+def seed_f1(record: Record) -> float:
+    return f1(record["found"], record["faults"], record["false_alarms"])
+
+
+# ------------------------------------------------------------------------------------- label efficiency
+
+
+def needed(curve: dict[int, float], level: float) -> float:
+    """Labels at which a curve reaches a level, between two measured numbers on a log scale; inf if never."""
+    before: tuple[int, float] | None = None
+    for shots, value in sorted(curve.items()):
+        if value >= level:
+            if before is None or before[1] >= value:
+                return float(shots)
+            share = (level - before[1]) / (value - before[1])
+            return math.exp(math.log(before[0]) + share * math.log(shots / before[0]))
+        before = shots, value
+    return math.inf
+
+
+def efficiency(records: Sequence[Record]) -> list[str]:
+    """How many labels the best baseline needs for what each way of ours reaches with few."""
+    found = groups(records)
+    names = [n for n in dict.fromkeys(r["detector"] for r in records) if not n.startswith("foreshock")]
+    rows = []
+    for ours in OURS:
+        for r in found.get((ours, FEW), []):
+            level = seed_f1(r)
+            theirs = {name: _curve(records, name, r["seed"]) for name in names}
+            theirs = {name: curve for name, curve in theirs.items() if curve}
+            if not theirs:
+                continue
+            least, best = min((needed(curve, level), name) for name, curve in theirs.items())
+            most = max(max(curve) for curve in theirs.values())
+            top, name = max((max(curve.values()), name) for name, curve in theirs.items())
+            told = f"more than {most / FEW:g}" if math.isinf(least) else f"{least / FEW:.1f} ({best})"
+            rows.append([ours, r["seed"], f"{level:.3f}", f"{top:.3f} ({name})", most, told])
+    head = ["detector", "seed", f"event F1 with {FEW}", "best baseline's best", "of up to windows"]
+    return table([*head, "times the labels it needs"], rows)
+
+
+def _curve(records: Sequence[Record], detector: str, seed: int) -> dict[int, float]:
+    return {r["shots"]: seed_f1(r) for r in records if (r["detector"], r["seed"]) == (detector, seed)}
+
+
+def paired(records: Sequence[Record]) -> list[str]:
+    """Ours minus each baseline with as many labels, on the same recording and seed."""
+    rows = []
+    for name in dict.fromkeys(r["recording"] for r in records):
+        here = [r for r in records if r["recording"] == name]
+        found = groups(here)
+        zero = {r["seed"]: r for r in found.get((ZERO, 0), [])}
+        for (detector, shots), ours in found.items():
+            if detector not in OURS:
+                continue
+            against = [(d, g) for (d, s), g in found.items() if s == shots and not d.startswith("foreshock")]
+            if zero:
+                other = [zero.get(r["seed"], zero[min(zero)]) | {"seed": r["seed"]} for r in ours]
+                against.append((ZERO, other))
+            for other_name, theirs in against:
+                by_seed = {r["seed"]: r for r in theirs}
+                pairs = [(r, by_seed[r["seed"]]) for r in ours if r["seed"] in by_seed]
+                if pairs:
+                    cells = [_apart([a(x) - a(y) for x, y in pairs]) for a in (seed_f1, _ap)]
+                    rows.append([name, shots, detector, other_name, len(pairs), *cells])
+    if len({row[0] for row in rows}) == 1:
+        rows = [row[1:] for row in rows]
+        return table(["windows", "ours", "beside", "seeds", "event F1", "AP"], rows)
+    return table(["recording", "windows", "ours", "beside", "seeds", "event F1", "AP"], rows)
+
+
+def _ap(record: Record) -> float:
+    return float(record["average_precision"])
+
+
+def _apart(differences: Sequence[float]) -> str:
+    mean = statistics.mean(differences)
+    if len(differences) == 1:
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} ({min(differences):+.2f} to {max(differences):+.2f})"
+
+
+# --------------------------------------------------------------------------------------- kinds and roots
+
+
+def macro(pairs: Sequence[tuple[str, str]]) -> float:
+    """Macro F1 over the kinds that there are."""
+    scores = []
+    for kind in sorted({true for true, _ in pairs}):
+        right = sum(true == named == kind for true, named in pairs)
+        scores.append(2 * right / sum((true == kind) + (named == kind) for true, named in pairs))
+    return statistics.mean(scores)
+
+
+def _named(group: Sequence[Record]) -> list[tuple[str, str, float]]:
+    return [(f["kind"], f["named"], f["chance"]) for r in group for f in r["each"] if "named" in f]
+
+
+def kinds(records: Sequence[Record]) -> list[str]:
+    """How well kinds are told, by the number of labels."""
+    rows = []
+    for (detector, shots), group in groups(records).items():
+        if told := _named(group):
+            sure = [(true, name) for true, name, chance in told if chance >= 0.5]
+            rows.append(
+                [
+                    detector,
+                    shots,
+                    " ".join(str(r["seed"]) for r in group),
+                    f"{macro([(true, name) for true, name, _ in told]):.2f}",
+                    f"{sum(true == name for true, name, _ in told)} of {len(told)}",
+                    f"{sum(true == name for true, name in sure)} of {len(sure)}",
+                ]
+            )
+    head = ["detector", "windows", "seeds", "macro F1, best guess", "best guess right", "right of those told"]
+    return table(head, rows)
+
+
+def _most_told(records: Sequence[Record]) -> tuple[int, list[Record]]:
+    """The linear probe with 500 windows, or with the most below."""
+    found = {shots: group for (name, shots), group in groups(records).items() if name == PROBE}
+    shots = max((s for s in found if s <= TOLD_AT), default=0)
+    return shots, found.get(shots, [])
+
+
+def confusion(records: Sequence[Record]) -> list[str]:
+    """True kinds down, best guesses across."""
+    shots, group = _most_told(records)
+    told = _named(group)
+    names = sorted({true for true, _, _ in told} | {name for _, name, _ in told})
+    if not names:
+        return ["Not measured yet.", ""]
+    seeds = " ".join(str(r["seed"]) for r in group)
+    rows = []
+    for i, true in enumerate(names, 1):
+        mine = [(name, chance) for kind, name, chance in told if kind == true]
+        cells = [sum(name == other for name, _ in mine) or "" for other in names]
+        rows.append([f"{i} `{true}`", *cells, sum(chance < 0.5 for _, chance in mine) or ""])
+    about = [f"The verdict on the frozen network, {shots} windows, seeds {seeds}:", ""]
+    head = ["true kind, told as", *(str(i) for i in range(1, len(names) + 1)), "unknown"]
+    return [*about, *table(head, rows)]
+
+
+def rejection(records: Sequence[Record]) -> list[str]:
+    """How often a kind is right, the surer it has to be to be told."""
+    rows = []
+    for (detector, shots), group in groups(records).items():
+        told = _named(group)
+        if detector != PROBE or not told:
+            continue
+        cells = []
+        for level in LEVELS:
+            kept = [true == name for true, name, chance in told if chance >= level]
+            cells.append(f"{sum(kept) / len(kept):.2f} of {len(kept) / len(told):.2f}" if kept else "none")
+        rows.append([shots, *cells])
+    return table(["windows", *(f"from {level:g}" for level in LEVELS)], rows)
+
+
+def hits(ranks: Sequence[int | None]) -> list[str]:
+    """AC@1, AC@3 and Avg@5."""
+    at = [sum(rank is not None and rank <= k for rank in ranks) / len(ranks) for k in range(1, 6)]
+    return [f"{at[0]:.2f}", f"{at[2]:.2f}", f"{statistics.mean(at):.2f}"]
+
+
+def roots(records: Sequence[Record]) -> list[str]:
+    """How often the root stands first; without labels above, and by kinds that show at their root."""
+    unseen = ("network_delay", "packet_loss")
+    named: dict[tuple[str, object], list[tuple[str, int | None]]] = {}
+    for r in read("fault_origins.jsonl"):
+        named.setdefault((r["scorer"], 0), []).extend((f["kind"], f["root_rank"]) for f in r["each"])
+    for (detector, shots), group in groups(records).items():
+        ranks = [(f["kind"], f["root_rank"]) for r in group for f in r["each"] if "root_rank" in f]
+        if ranks:
+            named[detector, shots] = ranks
+    rows = []
+    for (name, shots), ranks in named.items():
+        shown = [rank for kind, rank in ranks if kind not in unseen]
+        rows.append([name, shots, len(ranks), *hits([rank for _, rank in ranks]), hits(shown)[0]])
+    head = ["scorer", "windows", "faults", "AC@1", "AC@3", "Avg@5", "AC@1 without delay and loss"]
+    return table(head, rows)
+
+
+def cost() -> list[str]:
+    """What `foreshock adapt` takes, and an adapter in use."""
+    rows = [
+        [r["recording"], f"{r['rows']} × {r['kpis']}", r["shots"], r["threads"], f"{r['wall_s']:.0f}",
+         f"{r['cpu_s']:.0f}", f"{r['load']:.1f}"]
+        for r in read("adapt_time.jsonl")
+    ]  # fmt: skip
+    head = ["recording", "rows × KPIs", "windows", "threads", "wall s", "processor s", "load"]
+    return table(head, rows)
+
+
+# ------------------------------------------------------------------------------------------- the figure
+
+
+def points(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """Event F1 over all seeds' faults, by detector and shots."""
+    out: dict[str, dict[int, float]] = {}
+    for (detector, shots), group in groups(records).items():
+        found, faults, false = (sum(r[key] for r in group) for key in ("found", "faults", "false_alarms"))
+        out.setdefault(detector, {})[shots] = round(f1(found, faults, false), 3)
+    return out
+
+
+def told_in_picture() -> str:
+    """What the figure shows, in words; it lies in the file, so that an old figure is seen to be old."""
+    return json.dumps(points([r for r in measured() if r["recording"] == SIMULATED]))
+
+
+def picture() -> Figure:
+    """Event F1 against labelled windows; thin marks are single seeds."""
+    from matplotlib.figure import Figure
+
+    from foreshock.plots import LIGHT
+
+    records = [r for r in measured() if r["recording"] == SIMULATED]
+    figure = Figure(figsize=(10, 5.2), facecolor=LIGHT.ground)
+    axes = figure.add_subplot()
+    colours = [LIGHT.value, LIGHT.alarm, LIGHT.known, LIGHT.limit, LIGHT.expected, LIGHT.muted, LIGHT.ink]
+    names = [name for name in points(records) if name != ZERO]
+    for number, name in enumerate(names):
+        line, colour = points(records)[name], colours[number % len(colours)]
+        style = "-" if name in OURS else "--"
+        axes.plot(list(line), list(line.values()), style, color=colour, lw=2, marker="o", ms=5, label=name)
+        for r in records:
+            if r["detector"] == name:
+                axes.plot(r["shots"], seed_f1(r), "_", color=colour, ms=9, alpha=0.6)
+    for level in points(records).get(ZERO, {}).values():
+        axes.axhline(level, color=LIGHT.muted, lw=1.2, ls=":", label=ZERO)
+    axes.set_xscale("log")
+    shots = sorted({r["shots"] for r in records if r["shots"]})
+    axes.set_xticks(shots, [str(s) for s in shots])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("labelled windows of 32 rows", color=LIGHT.ink)
+    axes.set_ylabel("event F1 at the threshold in use", color=LIGHT.ink)
+    axes.grid(axis="y", color=LIGHT.line)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.tight_layout()
+    return figure
+
+
+def main() -> None:
+    PAGE.write_text(page(), "utf-8")
+    picture().savefig(PICTURE, dpi=100, metadata={"Description": told_in_picture()})
+
+
+if __name__ == "__main__":
+    main()
