@@ -59,6 +59,7 @@ docs: $(VENV)/.developed
 	$(RUN)/python docs/generate.py
 	$(RUN)/python benchmarks/tables.py
 	$(RUN)/python benchmarks/methodology.py
+	$(RUN)/python benchmarks/few_shots.py
 	$(RUN)/python benchmarks/simulator_likeness.py --page
 	$(RUN)/python -m testbed.document
 

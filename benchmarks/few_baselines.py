@@ -19,6 +19,7 @@ from foreshock.models.fitted import RowScale
 
 WINDOWS = (8, 32)
 MOST_ROWS = 8000
+_SEEN: dict[tuple[int, int, bool], tuple[np.ndarray, ...]] = {}  # the newest features, with what they are of
 CONTEXT = 32  # rows that the LSTM reads before a row
 Fitted = Callable[[np.ndarray], np.ndarray]  # rows (T, K) → log odds (T,)
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Fitted]  # values, rows, is faulty, seed
@@ -56,8 +57,14 @@ def _on_features(
     scale = RowScale(values)
 
     def look(all_values: np.ndarray) -> np.ndarray:
-        off = scale(all_values)
-        return features(off, WINDOWS) if engineered else off.astype(np.float32)
+        key = (id(values), id(all_values), engineered)
+        if key not in _SEEN:  # folds ask for the same again
+            off = scale(all_values)
+            made = features(off, WINDOWS) if engineered else off.astype(np.float32)
+            for old in list(_SEEN)[:-1]:
+                del _SEEN[old]
+            _SEEN[key] = (values, all_values, made)
+        return _SEEN[key][2]
 
     some = np.arange(0, len(rows), max(1, len(rows) // MOST_ROWS))
     model.fit(look(values)[rows[some]], bad[some])

@@ -303,14 +303,13 @@ def baseline(
 
 def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple[str, str, int, int]]:
     """Recording, detector, seed, shots: the cheap first, each round complete over seeds before the next."""
-    few, more = [n for n in shots if 0 < n <= 100], [n for n in shots if n > 100]
-    rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, few)]
-    rounds += [(name, few) for name in few_baselines.BASELINES]
-    rounds += [(LORA, [100]), (WHOLE, [100])]
-    rounds += [(name, more) for name in few_baselines.BASELINES]
-    rounds += [(LORA, [500]), (WHOLE, [500])]
-    rounds += [(name, [n for n in few if n != 100]) for name in (LORA, WHOLE)]
-    rounds += [(PROBE, more), *((name, [1000]) for name in (LORA, WHOLE))]
+    trees, alone = ["random forest", "gradient boosting"], "gradient boosting, KPIs alone"
+    rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, [10, 50, 100])]
+    rounds += [*((name, [100]) for name in trees), (LORA, [100]), ("LSTM", [100]), (PROBE, [500])]
+    rounds += [(name, [count]) for count in (500, 1000, 50, 10) for name in trees]
+    rounds += [("LSTM", [500]), (WHOLE, [100]), (LORA, [10, 500]), (PROBE, [1000]), (WHOLE, [10, 500])]
+    rounds += [("LSTM", [1000, 50, 10]), (alone, [100, 500, 1000, 50, 10])]
+    rounds += [(name, [count]) for count in (50, 1000) for name in (LORA, WHOLE)]
     for detector, counts in rounds:
         for name in names:
             for seed in seeds if detector != ZERO or name == SIMULATED else seeds[:1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -232,95 +231,6 @@ def _speed_table(records: list[Record]) -> list[str]:
     return table(head, rows)
 
 
-def few_shots() -> list[str]:
-    """What labels buy, by their number."""
-    records = [r for r in read("learning_curves.jsonl") if "skipped" not in r]
-    if not records:
-        return []
-    lines = ["## Few labels", ""]
-    lines += [
-        "A shot is a window of 32 rows that somebody judged. Simulated Train Ticket at 30 s: taught on",
-        "one seed, judged on another, 48 hours, at roots that were never taught (benchmarks/labelled.py).",
-        "Event F1 at the threshold the detector takes in use, over all seeds' faults and false alarms",
-        "together, with a 95 % interval from 1,000 resamples of faults and of false alarms; best F1: at the",
-        "best threshold, an oracle's, mean over seeds. Kind: macro F1 over the kinds of the judged faults,",
-        "told the rows of each, the likeliest kind counting also where it would be told as unknown.",
-        "AC@k: the root is among the first k services; Avg@5 the mean of AC@1 to AC@5. Seeds: how many were",
-        "measured. The linear probe is the verdict on the frozen network. Made by",
-        "`python benchmarks/learning_curves.py`.",
-        "",
-    ]
-    for name in dict.fromkeys(r["recording"] for r in records):
-        here = [r for r in records if r["recording"] == name]
-        lines += [f"### {name}", ""]
-        rows = []
-        for detector in dict.fromkeys(r["detector"] for r in here):
-            for shots in sorted({r["shots"] for r in here if r["detector"] == detector}):
-                group = [r for r in here if (r["detector"], r["shots"]) == (detector, shots)]
-                rows.append([detector, shots, len(group), *_few_cells(group)])
-        head = ["detector", "shots", "seeds", "AP", "event F1", "found", "false", "best F1", "kind", "AC@1"]
-        lines += table([*head, "AC@3", "Avg@5", "processor s"], rows)
-    return lines + _origins()
-
-
-def _few_cells(group: list[Record]) -> list[str]:
-    each = [fault for r in group for fault in r["each"]]
-    found, false = [f["found"] for f in each], sum(r["false_alarms"] for r in group)
-    low, high = _interval(found, false)
-    kinds = [(f["kind"], f["named"]) for f in each if "named" in f]
-    ranks = [f["root_rank"] for f in each if "root_rank" in f]
-    cells = [f"{statistics.mean(r['average_precision'] for r in group):.3f}"]
-    cells += [f"{_f1(sum(found), len(found), false):.3f} ({low:.2f} to {high:.2f})"]
-    cells += [f"{sum(found)} of {len(found)}", str(false)]
-    cells += [f"{statistics.mean(max(r['best_f1'], r['event_f1']) for r in group):.3f}"]
-    cells += [f"{_macro(kinds):.2f}" if kinds else "", *_hits(ranks)]
-    return [*cells, f"{statistics.mean(r['cpu_s'] for r in group):.0f}"]
-
-
-def _hits(ranks: list[int | None]) -> list[str]:
-    if not ranks:
-        return ["", "", ""]
-    at = [sum(rank is not None and rank <= k for rank in ranks) / len(ranks) for k in range(1, 6)]
-    return [f"{at[0]:.2f}", f"{at[2]:.2f}", f"{statistics.mean(at):.2f}"]
-
-
-def _origins() -> list[str]:
-    """Roots without labels."""
-    records = read("fault_origins.jsonl")
-    if not records:
-        return []
-    rows = []
-    for name in dict.fromkeys(r["scorer"] for r in records):
-        ranks = [f["root_rank"] for r in records if r["scorer"] == name for f in r["each"]]
-        rows.append([name, len(ranks), *_hits(ranks)])
-    about = ["Roots of the same faults without labels, by `python benchmarks/fault_origins.py`:", ""]
-    return [*about, *table(["scorer", "faults", "AC@1", "AC@3", "Avg@5"], rows)]
-
-
-def _f1(found: float, faults: int, false: float) -> float:
-    return 2 * found / max(found + false + faults, 1e-9)
-
-
-def _interval(found: list[bool], false: int) -> tuple[float, float]:
-    """Faults drawn with replacement, false alarms as a Poisson count."""
-    draw = random.Random(0)
-    made = []
-    for _ in range(1000):
-        again = sum(draw.choices(found, k=len(found)))
-        count = sum(draw.random() < false / 1000 for _ in range(1000)) if false < 1000 else false
-        made.append(_f1(again, len(found), count))
-    made.sort()
-    return made[25], made[974]
-
-
-def _macro(pairs: list[tuple[str, str]]) -> float:
-    scores = []
-    for kind in {true for true, _ in pairs}:
-        right = sum(true == named == kind for true, named in pairs)
-        scores.append(2 * right / sum((true == kind) + (named == kind) for true, named in pairs))
-    return statistics.mean(scores)
-
-
 def published() -> list[str]:
     """Baselines beside the figures that TSB-AD publishes."""
     records = read("published.jsonl")
@@ -439,17 +349,7 @@ def whole() -> str:
         "<!-- Written by `make docs` from benchmarks/results/*.jsonl; change the benchmark instead. -->",
         "",
     ]
-    lines += [
-        "# Results",
-        "",
-        *evaluation(),
-        *recordings(),
-        *few_shots(),
-        *published(),
-        *day(),
-        *live(),
-        *speed(),
-    ]
+    lines += ["# Results", "", *evaluation(), *recordings(), *published(), *day(), *live(), *speed()]
     return "\n".join(lines).rstrip() + "\n"
 
 

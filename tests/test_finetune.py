@@ -15,7 +15,7 @@ from foreshock.cli import run
 from foreshock.errors import ConfigError, FrameError, OutputError, WeightsError
 from foreshock.frame import Frame, Kpi, Labels
 from foreshock.models import lora, weights
-from foreshock.models.figures import figure_names, service_figure_names
+from foreshock.models.figures import figure_names, quantity, service_figure_names
 from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
 from foreshock.models.judging import look
 from foreshock.models.moment import Moment, MomentConfig
@@ -31,6 +31,7 @@ from foreshock.models.verdict import (
     learn_kinds,
     learn_roots,
     probability_of,
+    root_prior,
     score_of,
 )
 from foreshock.models.vigil import VigilDetector
@@ -277,6 +278,12 @@ def test_only_recognition_can_be_adapted(adapter: lora.Adapter):
         FinetuneOptions(targets=("x",))
 
 
+def test_workload_is_traffic():
+    """A service's calls are no processor load, though the word holds it; a load average is."""
+    told = [quantity(Kpi(name, "cart", name)) for name in ("workload_ops", "load1", "cpu_pct", "calls")]
+    assert told == ["traffic", "processor", "processor", "traffic"]
+
+
 def test_what_is_learned_from_rows():
     """Labels move the odds away from zero-shot only as far as they weigh; roots and kinds are found again."""
     rng = np.random.default_rng(0)
@@ -292,13 +299,14 @@ def test_what_is_learned_from_rows():
     root = np.arange(60) % 4
     services[np.arange(60), root, 8] += 5
     services[np.arange(60), root, 9] += np.where(np.arange(60) % 2 > 0, 4, 0)
-    incident, kind = np.arange(60) // 2 * 2, np.where(np.arange(60) % 2 > 0, "a", "b")
-    roots = learn_roots(list(services), root, incident, np.ones(wide))
-    chance, around = roots.read(services)
+    incident, kind = np.arange(60), np.where(np.arange(60) % 2 > 0, 0, 1)
+    roots = learn_roots(list(services), root, kind, incident, np.ones(wide))
+    chance, told, around = roots.read(services)
     assert (chance.argmax(1) == root).all()
-    kinds = learn_kinds(around, kind, np.arange(60))
-    assert [kinds.names[i] for i in kinds.chances(around).argmax(1)] == list(kind)
-    far = kinds.chances(around + 50)
+    np.testing.assert_allclose(chance.sum(1), 1)
+    kinds = learn_kinds(("a", "b"), around, kind, incident)
+    assert (kinds.chances(told, around).argmax(1) == kind).all()
+    far = kinds.chances(told, around + 50)
     assert far.max() == 0
     center, spread, odds = learn_incidents(met, bad, np.ones(400), met)
     made = Verdict(center, spread, odds, roots, kinds, 0.5)
@@ -313,12 +321,44 @@ def test_what_is_learned_from_rows():
     np.testing.assert_allclose(probability_of(score_of(odds)), 1 / (1 + np.exp(-odds)), atol=1e-9)
 
 
+def test_roots_without_kinds_and_kinds_without_roots():
+    """What is told is learned: labels that name only one of both still teach that one."""
+    rng = np.random.default_rng(2)
+    wide = len(service_figure_names())
+    services = rng.uniform(0, 1, (60, 4, wide))
+    root, kind = np.arange(60) % 4, np.arange(60) // 2 % 2
+    services[np.arange(60), root, 8] += 5
+    services[np.arange(60), root, 9] += 4 * kind
+    nobody, incident = np.full(60, -1), np.arange(60)
+    named = learn_roots(list(services), root, nobody, incident, np.ones(wide))
+    chance, told, _ = named.read(services)
+    assert (chance.argmax(1) == root).all()
+    assert told.shape == (60, 0)
+    assert (learn_roots(list(services), nobody, kind, incident, np.ones(wide)).read(services)[1].argmax(1)
+            == kind).all()  # fmt: skip
+    untold = learn_roots(list(services), nobody, nobody, incident, np.ones(wide))
+    np.testing.assert_array_equal(untold.weight, root_prior())
+
+
+def test_few_incidents_leave_the_score_alone(network: Recogniser, tmp_path: Path):
+    """Below so many labelled incidents they are found as without labels; kinds and services are named."""
+    few = replace(QUICK, least_incidents=99)
+    made = finetune(frame(), tmp_path / "few", network, few, **WINDOW)
+    assert made.facts["incidents"] < 99
+    again, adapted = frame(seed=5), detector(network, made)
+    scores, zero = adapted.score(again), detector(network).score(again)
+    np.testing.assert_array_equal(scores.system, zero.system)
+    assert adapted.threshold is None
+    assert not scores.is_odds
+    assert scores.kind_names == ("cpu_fault", "latency_fault")
+
+
 def test_a_verdict_fits_a_deployment_with_fewer_quantities():
     """Narrowed to the figures that there are, it says what the whole says where the others are 0."""
     rng = np.random.default_rng(1)
     count, wide = len(figure_names()), len(service_figure_names())
-    roots = Roots(np.ones(wide), rng.normal(0, 1, 2 * wide))
-    kinds = Kinds(("a", "b"), rng.normal(0, 1, (2, 3 * wide + 1)), np.zeros((2, 3 * wide)), np.ones(2) * 1e6)
+    roots = Roots(np.ones(wide), rng.normal(0, 1, 2 * wide), rng.normal(0, 1, (2, 3 * wide + 1)))
+    kinds = Kinds(("a", "b"), np.zeros((2, 3 * wide)), np.ones(2) * 1e6)
     made = Verdict(
         np.zeros(count + 3 * wide), np.ones(count + 3 * wide), rng.normal(0, 1, count + 3 * wide + 1), roots,
         kinds, 0.5,
@@ -356,6 +396,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     table, out, scores = write_table(tmp_path / "shop.csv", frame()), tmp_path / "a", tmp_path / "s.csv"
     base = ["--model", str(tmp_path / "base"), "--quiet"]
     adapt = ["adapt", str(table), "--out", str(out), "--steps", "2", "--rank", "2", *base]
+    adapt += ["--least-incidents", "0"]
     assert run([*adapt, "--shots", "16", "--json"]) == 0, capsys.readouterr().err
     facts = json.loads(capsys.readouterr().out)
     assert facts["fault_types"] == ["cpu_fault", "latency_fault"]

@@ -44,6 +44,14 @@ def test_the_methodology_is_what_the_records_say():
     assert methodology.PAGE.read_text("utf-8") == methodology.page()
 
 
+def test_the_page_on_few_labels_is_what_the_records_say():
+    """Its tables were written after the last measurement, and so was its picture."""
+    import few_shots
+
+    assert few_shots.PAGE.read_text("utf-8") == few_shots.page()
+    assert few_shots.told_in_picture().encode() in few_shots.PICTURE.read_bytes()
+
+
 def test_no_figure_of_a_measurement_is_typed_by_hand():
     """Outside of its blocks the methodology holds no decimal fraction and no share."""
     import methodology

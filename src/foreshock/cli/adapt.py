@@ -46,6 +46,10 @@ def adapt(
     rank: Annotated[int, typer.Option(help="Of the changes of the encoder.", min=1)] = 8,
     targets: Annotated[str, typer.Option(help="Which products are changed: q,k,v,o,wi_0,wi_1,wo.")] = "q,v",
     steps: Annotated[int, typer.Option(help="Of training, at most; 0: the verdict alone.", min=0)] = 120,
+    least_incidents: Annotated[
+        int,
+        typer.Option(help="With fewer the score stays zero-shot, names alone are learned; 0: never.", min=0),
+    ] = 6,
     seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.", min=0)] = 0,
     precision: Annotated[
         str, typer.Option(help="Of the frozen network while it learns: fp32, bf16, int8 or 4-bit.")
@@ -93,6 +97,7 @@ def adapt(
     settings = resolved.settings
     plan = FinetuneOptions(
         shots=shots, rank=rank, targets=tuple(targets.replace(" ", "").split(",")), steps=steps, seed=seed,
+        least_incidents=least_incidents,
         precision=precision, micro_batch=micro_batch, checkpointing=checkpointing,
     )  # fmt: skip
     if from_labels is not None:

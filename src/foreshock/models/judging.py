@@ -115,14 +115,12 @@ def gather(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> Material:
     numbers, at = incidents(lessons, shots)
     services, kind, root = _origins(lessons, at)
     incident = np.array([number for number, _, _ in at], int)
-    roots = learn_roots(services, root, incident, spread)
-    told = np.flatnonzero(kind != "")
-    around = (
-        np.stack([roots.read(services[i][None])[1][0] for i in told])
-        if len(told)
-        else np.zeros((0, 3 * WIDE))
-    )
-    faults = learn_kinds(around, kind[told], incident[told])
+    names = tuple(sorted({str(k) for k in kind if k}))
+    place = np.array([names.index(str(k)) if k else -1 for k in kind], int)
+    roots = learn_roots(services, root, place, incident, spread)
+    told = np.flatnonzero(place >= 0)
+    around = [roots.read(services[i][None])[2] for i in told] or [np.zeros((0, 3 * WIDE))]
+    faults = learn_kinds(names, np.concatenate(around), place[told], incident[told])
     rows = [counted(lessons[shot.lesson], shot) for shot in shots]
     return Material(
         tuple(shots), numbers, lessons[0].frame.step_s, max(s.end - s.start for s in shots),
@@ -171,7 +169,7 @@ def _met(lesson: Lesson, rows: np.ndarray, roots: Roots) -> np.ndarray:
     for start in range(0, len(rows), AT_ONCE):
         some = rows[start : start + AT_ONCE]
         out[start : start + AT_ONCE, :count] = lesson.figures[some]
-        out[start : start + AT_ONCE, count + place] = here.read(lesson.services[some])[1]
+        out[start : start + AT_ONCE, count + place] = here.read(lesson.services[some])[2]
     return out
 
 

@@ -1,9 +1,10 @@
 """From the figures of a row to the probability of an incident, its kind and the service it came from.
 
-Three small models, learned from labels: a logistic regression on the system's figures says whether there is
-an incident; one weight for each figure of a service, the same for all services, says which of them it comes
-from; and a softmax on the figures of that service, of the others and of all says which kind it is. Each is
-pulled towards what is known without labels, so that few of them move little.
+Two small models, learned from labels: a softmax over all pairs of a service and a kind says which service an
+incident comes from and of which kind it is, by the figures of that service, of the others and of all; one
+weight for each figure, the same for all services. And a logistic regression on the system's figures, and on
+what is around that service, says whether there is an incident. Each is pulled towards what is known without
+labels, so that few of them move little.
 
 Not here: the figures (figures), choosing what to learn from (judging), files (lora).
 """
@@ -40,20 +41,29 @@ REACH = 2.0  # times the usual distance within a kind up to which an incident ma
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """What points at the service that an incident comes from; G figures of a service."""
+    """What points at the service that an incident comes from, and at its kind; G figures of a service."""
 
     spread: np.ndarray  # (G,) of each figure over quiet rows, above 0
     weight: np.ndarray  # (2 G,) of a service's figures, and of how far they exceed those of all others
+    by_kind: np.ndarray  # (C, 3 G + 1) more of a service's, of the others' and of all, if it is of a kind
 
     def narrow(self, columns: np.ndarray) -> Roots:
         """For a deployment that has only these of the figures."""
-        return Roots(self.spread[columns], self.weight[blocks(columns, len(self.spread), 2)])
+        every = len(self.spread)
+        by_kind = self.by_kind[:, np.concatenate([blocks(columns, every, 3), [3 * every]])]
+        return Roots(self.spread[columns], self.weight[blocks(columns, every, 2)], by_kind)
 
-    def read(self, services: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, S, G) figures → how likely each service is the root (n, S), and what is around it (n, 3 G)."""
+    def read(self, services: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(n, S, G) figures → root chances (n, S), kind chances (n, C), what is around the root (n, 3 G)."""
         size = np.minimum(services / self.spread.astype(services.dtype), FARTHEST)
-        chance = softmax(beside_others(size) @ self.weight.astype(services.dtype))
-        return chance, around(size, chance)
+        pairs = beside_others(size)
+        odds = (pairs @ self.weight.astype(services.dtype))[:, :, None]
+        if len(self.by_kind):
+            more = self.by_kind.astype(services.dtype)
+            odds = odds + among_others(size, pairs) @ more[:, :-1].T + more[:, -1]
+        chance = softmax(odds.reshape(len(odds), -1)).reshape(odds.shape)
+        roots = chance.sum(2)
+        return roots, chance.sum(1)[:, : len(self.by_kind)], around(size, roots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +71,17 @@ class Kinds:
     """What tells kinds of faults apart; C of them."""
 
     names: tuple[str, ...]  # sorted
-    weight: np.ndarray  # (C, 3 G + 1) of what is around the root
     center: np.ndarray  # (C, 3 G) the middle of each kind's incidents
     reach: np.ndarray  # (C,) distance from it beyond which an incident is of no known kind
 
     def narrow(self, columns: np.ndarray) -> Kinds:
-        every = self.center.shape[1] // 3
-        kept = blocks(columns, every, 3)
-        weight = self.weight[:, np.concatenate([kept, [3 * every]])]
-        return Kinds(self.names, weight, self.center[:, kept], self.reach)
+        kept = blocks(columns, self.center.shape[1] // 3, 3)
+        return Kinds(self.names, self.center[:, kept], self.reach)
 
-    def chances(self, met: np.ndarray) -> np.ndarray:
-        """What is around the root (n, 3 G) → (n, C); what is of no known kind gets the rest."""
+    def chances(self, told: np.ndarray, met: np.ndarray) -> np.ndarray:
+        """Chances (n, C) less what is of no known kind, by what is around the root (n, 3 G)."""
         if not self.names:
             return np.zeros((len(met), 0), np.float32)
-        told = softmax(met @ self.weight[:, :-1].T + self.weight[:, -1])
         apart = np.stack([distance_from(met, middle) for middle in self.center], 1)
         return np.asarray(told * np.clip(2 - apart / self.reach, 0, 1))
 
@@ -110,8 +116,8 @@ class Verdict:
 
     def read(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Figures (n, F) and those of services (n, S, G) → log odds (n,), kinds (n, C), roots (n, S)."""
-        roots, met = self.roots.read(services)
-        return self.odds(np.concatenate([rows, met], 1)), self.faults.chances(met), roots
+        roots, told, met = self.roots.read(services)
+        return self.odds(np.concatenate([rows, met], 1)), self.faults.chances(told, met), roots
 
     def odds(self, met: np.ndarray) -> np.ndarray:
         """Log odds of an incident, from the figures of the system and around the root (n, F + 3 G)."""
@@ -134,7 +140,7 @@ class Verdict:
         return {
             "center": self.center, "spread": self.spread, "weight": self.weight,
             "root_spread": self.roots.spread, "root_weight": self.roots.weight,
-            "kind_weight": self.faults.weight, "kind_center": self.faults.center,
+            "kind_weight": self.roots.by_kind, "kind_center": self.faults.center,
             "kind_reach": self.faults.reach,
         }  # fmt: skip
 
@@ -163,8 +169,9 @@ class Verdict:
                 if not np.isfinite(array).all():
                     raise WeightsError(f"{place}: {name} must be finite numbers; adapt again.")
             return cls(
-                a["center"], a["spread"], a["weight"], Roots(a["root_spread"], a["root_weight"]),
-                Kinds(kinds, a["kind_weight"], a["kind_center"], a["kind_reach"]),
+                a["center"], a["spread"], a["weight"], 
+                Roots(a["root_spread"], a["root_weight"], a["kind_weight"]),
+                Kinds(kinds, a["kind_center"], a["kind_reach"]),
                 float(raw["threshold"]), float(raw["sure"]), bool(raw["detects"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
@@ -216,6 +223,13 @@ def beside_others(services: np.ndarray) -> np.ndarray:
     is_alone = (is_first.sum(1, keepdims=True) == 1) & np.isfinite(second)
     others = np.where(is_first & is_alone, second, highest)
     return np.concatenate([services, services - others], 2)
+
+
+def among_others(services: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(n, S, G), and of them `beside_others` → (n, S, 3 G): each service, the most of any other, the mean."""
+    count = services.shape[2]
+    mean = np.broadcast_to(services.mean(1, keepdims=True), services.shape)
+    return np.concatenate([services, services - pairs[:, :, count:], mean], 2)
 
 
 def around(services: np.ndarray, roots: np.ndarray) -> np.ndarray:
@@ -276,34 +290,55 @@ def root_prior() -> np.ndarray:
 
 
 def learn_roots(
-    services: Sequence[np.ndarray], root: np.ndarray, incident: np.ndarray, spread: np.ndarray
-) -> Roots:
-    """Weights by which the labelled root stands first; the prior where none is told.
+    services: Sequence[np.ndarray], root: np.ndarray, kind: np.ndarray, incident: np.ndarray,
+    spread: np.ndarray,
+) -> Roots:  # fmt: skip
+    """Weights by which the labelled root and kind stand first; where one is not told, any will do.
 
     Args:
         services: m of (S, G). root: (m,) place of the root among them, -1 where not told.
+        kind: (m,) its place among the kinds there are, -1 where not told.
         incident: (m,) which incident the row is of.
     """
-    prior = root_prior()
-    told = [int(i) for i in np.flatnonzero(root >= 0)]
+    prior, kinds = root_prior(), int(kind.max(initial=-1)) + 1
+    every = len(spread)
+    by_kind = np.zeros((kinds, 3 * every + 1))
+    told = [int(i) for i in np.flatnonzero((root >= 0) | (kind >= 0))]
     if not told:
-        return Roots(spread, prior)
-    most = max(len(services[i]) for i in told)
-    x = np.zeros((len(told), most, len(prior)))
-    absent = np.ones((len(told), most), bool)
+        return Roots(spread, prior, by_kind)
+    most, count = max(len(services[i]) for i in told), max(kinds, 1)
+    pairs, seen = np.zeros((len(told), most, 2 * every)), np.zeros((len(told), most, 3 * every))
+    is_right, is_there = np.zeros((2, len(told), most, count), bool)
     for n, i in enumerate(told):
-        x[n, : len(services[i])] = beside_others(np.minimum(services[i] / spread, FARTHEST)[None])[0]
-        absent[n, : len(services[i])] = False
-    share = torch.from_numpy(_by_incident(incident[told]))
-    seen, gone = torch.from_numpy(x), torch.from_numpy(absent)
-    right, start = torch.from_numpy(root[told]), torch.from_numpy(prior)
+        size = np.minimum(services[i] / spread, FARTHEST)[None]
+        here = slice(0, len(services[i]))
+        pairs[n, here] = beside_others(size)[0]
+        seen[n, here] = among_others(size, pairs[n : n + 1, here])[0]
+        is_there[n, here] = True
+        rooted = here if root[i] < 0 else int(root[i])
+        is_right[n, rooted, slice(None) if kind[i] < 0 else int(kind[i])] = True
+    share = _by_incident(incident[told]) * _balance(kind[told], incident[told])
+    # What this deployment lacks is 0 everywhere, and its weights stay where they were.
+    some = [np.flatnonzero(x.reshape(-1, x.shape[2]).any(0)) for x in (pairs, seen)]
+    x, y = (torch.from_numpy(a[:, :, c]) for a, c in zip((pairs, seen), some, strict=True))
+    weigh, absent, wrong = torch.from_numpy(share), torch.from_numpy(~is_there), torch.from_numpy(~is_right)
+    start = torch.from_numpy(prior[some[0]])
+    split = len(some[0])
 
     def loss(w: Tensor) -> Tensor:
-        odds = (seen @ w).masked_fill(gone, -1e9)
-        missed = torch.nn.functional.cross_entropy(odds, right, reduction="none")
-        return (share * missed).sum() + ROOT_RIDGE * (w - start).square().sum() / 2
+        odds = (x @ w[:split])[:, :, None]
+        if kinds:
+            more = w[split:].reshape(kinds, -1)
+            odds = odds + y @ more[:, :-1].T + more[:, -1]
+        odds = odds.masked_fill(absent, -1e9)
+        of_all, of_right = (o.flatten(1).logsumexp(1) for o in (odds, odds.masked_fill(wrong, -1e9)))
+        pull = ROOT_RIDGE * (w[:split] - start).square().sum() + KIND_RIDGE * w[split:].square().sum()
+        return (weigh * (of_all - of_right)).sum() + pull / 2
 
-    return Roots(spread, descend(loss, prior))
+    found = descend(loss, np.concatenate([prior[some[0]], np.zeros(kinds * (len(some[1]) + 1))]))
+    prior[some[0]] = found[:split]
+    by_kind[:, np.append(some[1], 3 * every)] = found[split:].reshape(kinds, len(some[1]) + 1)
+    return Roots(spread, prior, by_kind)
 
 
 def _by_incident(incident: np.ndarray) -> np.ndarray:
@@ -312,36 +347,30 @@ def _by_incident(incident: np.ndarray) -> np.ndarray:
     return np.asarray(1 / count[place])
 
 
-def learn_kinds(met: np.ndarray, kind: np.ndarray, incident: np.ndarray) -> Kinds:
-    """Softmax weights, the middle of each kind, and how far from it an incident may lie to be of it.
+def _balance(kind: np.ndarray, incident: np.ndarray) -> np.ndarray:
+    """Weights by which a rare kind is to be found as well as a common one; 1 where none is told."""
+    out = np.ones(len(kind))
+    told = kind >= 0
+    if told.any():
+        total = np.bincount(kind[told], _by_incident(incident)[told])
+        out[told] = np.sqrt(total[total > 0].mean() / total[kind[told]])
+    return out
+
+
+def learn_kinds(names: tuple[str, ...], met: np.ndarray, kind: np.ndarray, incident: np.ndarray) -> Kinds:
+    """The middle of each kind, and how far from it an incident may lie to be of it.
 
     Args:
-        met: (m, 3 G) what is around the likely root. kind: (m,) str. incident: (m,) which one.
+        met: (m, 3 G) what is around the likely root. kind: (m,) place in `names`. incident: (m,) which one.
     """
-    kinds = tuple(sorted({str(k) for k in kind}))
-    if not kinds:
-        return Kinds((), np.zeros((0, met.shape[1] + 1)), np.zeros((0, met.shape[1])), np.zeros(0))
-    place = np.array([kinds.index(str(k)) for k in kind])
+    if not names:
+        return Kinds((), np.zeros((0, met.shape[1])), np.zeros(0))
     share = _by_incident(incident)
-    # A rare kind is to be found as well as a common one.
-    total = np.bincount(place, share, len(kinds))
-    balance = np.sqrt(total.mean() / total)[place]
-    weight = np.zeros((len(kinds), met.shape[1] + 1))
-    if len(kinds) > 1:
-        seen = torch.from_numpy(np.concatenate([met, np.ones((len(met), 1))], 1))
-        right, counts = torch.from_numpy(place), torch.from_numpy(share * balance)
-
-        def loss(w: Tensor) -> Tensor:
-            odds = seen @ w.reshape(len(kinds), -1).T
-            missed = torch.nn.functional.cross_entropy(odds, right, reduction="none")
-            return (counts * missed).sum() + KIND_RIDGE * w.square().sum() / 2
-
-        weight = descend(loss, weight.ravel()).reshape(weight.shape)
-    middle = np.stack([np.average(met[place == c], 0, share[place == c]) for c in range(len(kinds))])
-    apart = distance_from(met, middle[place])
+    middle = np.stack([np.average(met[kind == c], 0, share[kind == c]) for c in range(len(names))])
+    apart = distance_from(met, middle[kind])
     usual = np.average(apart, weights=share)
-    reach = [_reach(apart[place == c], share[place == c], usual) for c in range(len(kinds))]
-    return Kinds(kinds, weight, middle, np.array(reach))
+    reach = [_reach(apart[kind == c], share[kind == c], usual) for c in range(len(names))]
+    return Kinds(names, middle, np.array(reach))
 
 
 def _reach(apart: np.ndarray, share: np.ndarray, usual: float) -> float:
