@@ -3,12 +3,14 @@
 Teaching: Train Ticket at 30 s, 512 quiet rows, then a fault about every 40 minutes. Judging: another seed,
 48 hours, a fault about every two and a half hours as the simulator draws them. No service is a root in both:
 UNSEEN ones are the judging part's alone (but for the traffic surge, which always comes in at the gateway).
-All 14 kinds occur in each. Real recordings are split in time in the middle between two incidents.
+All 14 kinds occur in each. Real recordings are split in time in the middle between two incidents, and their
+faults last four rows, so a window is of 8. Online Boutique has a fault every eight rows and then none: before
+the cut nothing is quiet, so quiet windows are learned from the day's end, where nothing is judged.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,11 @@ JUDGED_ROWS = 5760
 TEACHING_PAUSE_S, JUDGING_PAUSE_S = (900.0, 2700.0), (3600.0, 9000.0)
 _UNSEEN = "order-other route price basic travel2 auth contacts execute payment config"
 UNSEEN = tuple(f"ts-{name}-service" for name in _UNSEEN.split())
+REAL_SHOT_ROWS = 8
+# File, where judging ends, share of the incidents that teach, whether rows behind the judged ones teach.
 REAL = {
-    "Online Boutique": ("nezha/onlineboutique_2022-08-22.parquet", None, 0.5),
-    "Train Ticket": ("nezha/trainticket88_2023-01-29.csv.gz", "2023-01-29T15:50", 0.5),
+    "Online Boutique": ("nezha/onlineboutique_2022-08-22.parquet", 800, 0.5, True),
+    "Train Ticket": ("nezha/trainticket88_2023-01-29.csv.gz", "2023-01-29T15:50", 0.5, False),
 }
 
 
@@ -41,6 +45,7 @@ class Task:
     judged: Frame
     first: int  # row of `judged` from which rows count; earlier ones are its past
     until: np.datetime64 | None = None
+    shot_rows: int = SHOT_ROWS
 
     @property
     def ignore(self) -> np.ndarray:
@@ -98,7 +103,7 @@ def _faults(seed: int, rows: int, is_teaching: bool) -> tuple[Fault, ...]:
 
 def real(name: str, folder: Path) -> Task:
     """A recorded day: its earlier incidents teach, the later ones judge."""
-    file, until, share = REAL[name]
+    file, until, share, is_end_taught = REAL[name]
     whole = foreshock.read(str(folder / file))
     assert whole.labels is not None
     labels = whole.labels
@@ -107,5 +112,9 @@ def real(name: str, folder: Path) -> Task:
     first = (spans[last][1] + spans[last + 1][0]) // 2
     # A gap after the cut, so that no window of a classifier reaches over it.
     gap = min(SHOT_ROWS, (spans[last + 1][0] - first) // 2)
-    stop = None if until is None else np.datetime64(until)
-    return Task(name, whole.rows(slice(0, first)), whole, first + gap, stop)
+    stop = whole.time[until] if isinstance(until, int) else np.datetime64(until)
+    teaching = whole.rows(slice(0, first))
+    if is_end_taught:
+        is_judged = (np.arange(len(whole)) >= first) & (np.arange(len(whole)) < int(until) + gap)
+        teaching = replace(whole, labels=replace(labels, ignore=labels.ignore | is_judged))
+    return Task(name, teaching, whole, first + gap, stop, REAL_SHOT_ROWS)

@@ -5,8 +5,8 @@
 
 Recordings are those of benchmarks/labelled.py: simulated Train Ticket, judged on another seed and at roots
 that were never taught; with --data (it holds `nezha/`) the recorded days, split in time. A shot is a window
-of 32 rows that somebody judged. Windows of one incident never stand on both sides. Of a simulated recording
-fewer shots have the beginning of what more have.
+of 32 rows (8 of the recorded days) that somebody judged. Windows of one incident never stand on both sides.
+Of a simulated recording fewer shots have the beginning of what more have.
 
 What a network sees of a recording lies in --cache, also what an adapted one sees: where only the verdict on
 it changed, measuring anew (to another --out) takes seconds a job.
@@ -292,7 +292,7 @@ def baseline(
     step_s = task.judged.step_s
     level, facts = judging.choose(
         *judging.levels(shots, judging.incidents([taught], shots)[0], shot, bad, odds, step_s),
-        SHOT_ROWS * step_s,
+        task.shot_rows * step_s,
     )
     judged = fit(values, rows, bad, seed)(task.judged.values)
     return {**judge(task, score_of(judged), fixed(level, step_s)), "facts": facts}
@@ -387,7 +387,7 @@ def measure(
             taught = first_rows(looks.of(longest, f"{whose}-taught-{most}"), rows)
     else:
         taught = looks.of(task.teaching, f"{whose}-taught")
-    drawn = draw_shots([taught], shots, SHOT_ROWS, seed)
+    drawn = draw_shots([taught], shots, task.shot_rows, seed)
     told = {
         "shots_drawn": len(drawn),
         "incidents": len({i for i in judging.incidents([taught], drawn)[0] if i >= 0}),

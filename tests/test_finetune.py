@@ -396,10 +396,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     table, out, scores = write_table(tmp_path / "shop.csv", frame()), tmp_path / "a", tmp_path / "s.csv"
     base = ["--model", str(tmp_path / "base"), "--quiet"]
     adapt = ["adapt", str(table), "--out", str(out), "--steps", "2", "--rank", "2", *base]
-    adapt += ["--least-incidents", "0"]
+    adapt += ["--least-incidents", "0", "--track", f"tensorboard:{tmp_path / 'board'}"]
     assert run([*adapt, "--shots", "16", "--json"]) == 0, capsys.readouterr().err
     facts = json.loads(capsys.readouterr().out)
     assert facts["fault_types"] == ["cpu_fault", "latency_fault"]
+    assert list((tmp_path / "board" / "a").glob("events*"))
     use = ["--adapter", str(out), *base]
     assert run(["score", str(table), "--out", str(scores), *use]) == 0, capsys.readouterr().err
     assert {"probability", "fault_type"} <= set(pd.read_csv(scores).columns)

@@ -16,7 +16,6 @@ import numpy as np
 
 from foreshock.calibrate import confirm_rows
 from foreshock.frame import Frame
-from foreshock.metrics import average_precision
 from foreshock.models import lora
 from foreshock.models.figures import service_figure_names
 from foreshock.models.recognise import Recogniser
@@ -233,9 +232,15 @@ def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]
     facts: dict[str, Any] = {"incidents": count}
     if not material.is_faulty.any() or material.is_faulty.all():
         return False, facts
-    ours, zero = (average_precision(one, material.is_faulty) for one in (odds, material.system))
+    ours, zero = (_precision(one, material.is_faulty) for one in (odds, material.system))
     facts |= {"crossed_ap": round(ours, 4), "zero_shot_ap": round(zero, 4)}
     return ours >= zero, facts
+
+
+def _precision(odds: np.ndarray, is_faulty: np.ndarray) -> float:
+    """Average precision: the mean, over faulty rows, of the share of faulty ones among all ranked as high."""
+    bad = is_faulty[np.argsort(-odds, kind="stable")]
+    return float((np.cumsum(bad) / np.arange(1, len(bad) + 1))[bad].mean())
 
 
 def count_incidents(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> int:
