@@ -45,8 +45,8 @@ def boosting_kpis(values: np.ndarray, rows: np.ndarray, bad: np.ndarray, seed: i
 
 def _boosted(seed: int) -> HistGradientBoostingClassifier:
     return HistGradientBoostingClassifier(
-        max_iter=100, learning_rate=0.1, max_leaf_nodes=15, min_samples_leaf=5, l2_regularization=1.0,
-        class_weight="balanced", random_state=seed,
+        max_iter=100, learning_rate=0.1, max_leaf_nodes=15, min_samples_leaf=5, max_bins=63,
+        l2_regularization=1.0, class_weight="balanced", random_state=seed,
     )  # fmt: skip
 
 

@@ -303,12 +303,13 @@ def baseline(
 
 def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple[str, str, int, int]]:
     """Recording, detector, seed, shots: the cheap first, each round complete over seeds before the next."""
-    trees, alone = ["random forest", "gradient boosting"], "gradient boosting, KPIs alone"
+    forest, boosted, wide = "random forest", "gradient boosting, KPIs alone", "gradient boosting"
     rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, [10, 50, 100])]
-    rounds += [*((name, [100]) for name in trees), (LORA, [100]), ("LSTM", [100]), (PROBE, [500])]
-    rounds += [(name, [count]) for count in (500, 1000, 50, 10) for name in trees]
-    rounds += [("LSTM", [500]), (WHOLE, [100]), (LORA, [10, 500]), (PROBE, [1000]), (WHOLE, [10, 500])]
-    rounds += [("LSTM", [1000, 50, 10]), (alone, [100, 500, 1000, 50, 10])]
+    rounds += [(forest, [100]), (boosted, [100]), ("LSTM", [100]), (LORA, [100]), (PROBE, [500])]
+    rounds += [(name, [count]) for count in (500, 1000) for name in (forest, boosted)]
+    rounds += [(wide, [100]), (LORA, [10, 500]), ("LSTM", [500]), (WHOLE, [10, 100]), (PROBE, [1000])]
+    rounds += [(name, [50, 10]) for name in (boosted, forest, "LSTM")]
+    rounds += [(WHOLE, [500]), ("LSTM", [1000]), (wide, [500, 50, 10, 1000])]
     rounds += [(name, [count]) for count in (50, 1000) for name in (LORA, WHOLE)]
     for detector, counts in rounds:
         for name in names:
