@@ -25,6 +25,7 @@ from foreshock.models.series import Series
 from foreshock.models.shots import draw_shots
 from foreshock.models.verdict import (
     Kinds,
+    Origins,
     Roots,
     Verdict,
     learn_incidents,
@@ -284,6 +285,16 @@ def test_workload_is_traffic():
     assert told == ["traffic", "processor", "processor", "traffic"]
 
 
+def origins(services: np.ndarray, root: np.ndarray, kind: np.ndarray) -> Origins:
+    """Each row an incident of its own; as many calm rows, in which nothing stands out."""
+    count, none = len(services), np.full(len(services), -1)
+    calm = np.random.default_rng(7).uniform(0, 1, services.shape)
+    return Origins(
+        (*services, *calm), np.concatenate([root, none]), np.concatenate([kind, none]),
+        np.concatenate([np.arange(count), none]), np.zeros(2 * count, int), np.ones(2 * count),
+    )  # fmt: skip
+
+
 def test_what_is_learned_from_rows():
     """Labels move the odds away from zero-shot only as far as they weigh; roots and kinds are found again."""
     rng = np.random.default_rng(0)
@@ -299,14 +310,15 @@ def test_what_is_learned_from_rows():
     root = np.arange(60) % 4
     services[np.arange(60), root, 8] += 5
     services[np.arange(60), root, 9] += np.where(np.arange(60) % 2 > 0, 4, 0)
-    incident, kind = np.arange(60), np.where(np.arange(60) % 2 > 0, 0, 1)
-    roots = learn_roots(list(services), root, kind, incident, np.ones(wide))
-    chance, told, around = roots.read(services)
-    assert (chance.argmax(1) == root).all()
-    np.testing.assert_allclose(chance.sum(1), 1)
-    kinds = learn_kinds(("a", "b"), around, kind, incident)
-    assert (kinds.chances(told, around).argmax(1) == kind).all()
-    far = kinds.chances(told, around + 50)
+    kind = np.where(np.arange(60) % 2 > 0, 0, 1)
+    roots = learn_roots(origins(services, root, kind), 2, np.ones(wide))
+    told = roots.read(services)
+    assert (told.roots.argmax(1) == root).all()
+    np.testing.assert_allclose(told.roots.sum(1), 1)
+    assert told.odds.min() > 0 > roots.read(rng.uniform(0, 1, (60, 4, wide))).odds.max()
+    kinds = learn_kinds(("a", "b"), told.met, kind, np.arange(60))
+    assert (kinds.chances(told.kinds, told.met).argmax(1) == kind).all()
+    far = kinds.chances(told.kinds, told.met + 50)
     assert far.max() == 0
     center, spread, odds = learn_incidents(met, bad, np.ones(400), met)
     made = Verdict(center, spread, odds, roots, kinds, 0.5)
@@ -329,15 +341,14 @@ def test_roots_without_kinds_and_kinds_without_roots():
     root, kind = np.arange(60) % 4, np.arange(60) // 2 % 2
     services[np.arange(60), root, 8] += 5
     services[np.arange(60), root, 9] += 4 * kind
-    nobody, incident = np.full(60, -1), np.arange(60)
-    named = learn_roots(list(services), root, nobody, incident, np.ones(wide))
-    chance, told, _ = named.read(services)
-    assert (chance.argmax(1) == root).all()
-    assert told.shape == (60, 0)
-    assert (learn_roots(list(services), nobody, kind, incident, np.ones(wide)).read(services)[1].argmax(1)
-            == kind).all()  # fmt: skip
-    untold = learn_roots(list(services), nobody, nobody, incident, np.ones(wide))
-    np.testing.assert_array_equal(untold.weight, root_prior())
+    nobody = np.full(60, -1)
+    named = learn_roots(origins(services, root, nobody), 0, np.ones(wide)).read(services)
+    assert (named.roots.argmax(1) == root).all()
+    assert named.kinds.shape == (60, 1)
+    known = learn_roots(origins(services, nobody, kind), 2, np.ones(wide)).read(services)
+    assert (known.kinds.argmax(1) == kind).all()
+    calm = origins(services, nobody, nobody).take(np.arange(60, 120))
+    np.testing.assert_array_equal(learn_roots(calm, 0, np.ones(wide)).weight, root_prior())
 
 
 def test_few_incidents_leave_the_score_alone(network: Recogniser, tmp_path: Path):

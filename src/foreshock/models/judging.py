@@ -22,7 +22,7 @@ from foreshock.models.recognise import Recogniser
 from foreshock.models.shots import FAULTY, IGNORED, Lesson, Shot, truth_of
 from foreshock.models.verdict import (
     LEAST_SPREAD,
-    Kinds,
+    Origins,
     Roots,
     Verdict,
     blocks,
@@ -38,6 +38,7 @@ AT_ONCE = 512  # rows whose services are weighed at once
 CALM = 0.9  # share of a recording's rows, by their score, that tell what is quiet
 EVERY = 8  # of these one row in so many does
 ROWS = 8  # most rows of an incident that kinds and roots are learned from
+CALM_ROWS = 4  # the same of a quiet window
 FOLDS = 3
 MOST_ROWS = 4000  # that the odds are learned from
 WINDOW_EVIDENCE = 8.0  # rows of evidence that a window is
@@ -48,6 +49,7 @@ FEW = 60  # quiet windows at which what they say of a threshold counts half
 TAIL = 0.2  # share of quiet windows that tell how high others may go
 DAY_S = 86_400.0
 WIDE = len(service_figure_names())
+NONE = np.zeros(0, int)
 
 
 def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
@@ -76,9 +78,8 @@ def judge(
     Args:
         least_incidents: with fewer labelled ones incidents are found by the zero-shot score; 0: never.
     """
-    material = gather(lessons, shots)
-    verdict = learn(material, np.ones(len(shots), bool))
-    m = material
+    m = gather(lessons, shots)
+    verdict = with_kinds(learn(m, np.ones(len(shots), bool)), m)
     odds = crossed(m)
     reached = levels(m.shots, m.incident, m.shot, m.is_faulty, odds, m.step_s)
     level, found = choose(*reached, m.block * m.step_s)
@@ -93,62 +94,74 @@ def judge(
 class Material:
     """What is known of N shots with n rows that count; F figures of the system, G of a service."""
 
+    lessons: tuple[Lesson, ...]
     shots: tuple[Shot, ...]
     incident: np.ndarray  # (N,) which one, counted over all lessons; -1 for quiet windows
     step_s: float
     block: int  # rows of a window
-    met: np.ndarray  # (n, F + 3 G) float32
+    lesson: np.ndarray  # (n,) which, rising
+    row: np.ndarray  # (n,) of it
     is_faulty: np.ndarray  # (n,)
     shot: np.ndarray  # (n,) which
     system: np.ndarray  # (n,) the zero-shot score, or that of an adapted network
-    quiet: np.ndarray  # (q, F + 3 G) of rows taken for quiet
-    roots: Roots
-    faults: Kinds
+    quiet: tuple[np.ndarray, ...]  # rows of each lesson that are taken for quiet
+    spread: np.ndarray  # (G,) of services' figures over them
+    kinds: tuple[str, ...]
+    origins: Origins
 
 
 def gather(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> Material:
-    """Learn where incidents come from and of which kind they are, and see all labelled rows by that."""
+    """The rows of some shots, and what labels tell of them."""
     quiet = [np.flatnonzero(one.system <= np.quantile(one.system, CALM))[::EVERY] for one in lessons]
     calm = [_services(one, rows).reshape(-1, WIDE) for one, rows in zip(lessons, quiet, strict=True)]
     spread = np.maximum(np.sqrt((np.concatenate(calm) ** 2).mean(0)), LEAST_SPREAD)
     numbers, at = incidents(lessons, shots)
-    services, kind, root = _origins(lessons, at)
-    incident = np.array([number for number, _, _ in at], int)
-    names = tuple(sorted({str(k) for k in kind if k}))
-    place = np.array([names.index(str(k)) if k else -1 for k in kind], int)
-    roots = learn_roots(services, root, place, incident, spread)
-    told = np.flatnonzero(place >= 0)
-    around = [roots.read(services[i][None])[2] for i in told] or [np.zeros((0, 3 * WIDE))]
-    faults = learn_kinds(names, np.concatenate(around), place[told], incident[told])
+    names, origins = _origins(lessons, shots, at)
     rows = [counted(lessons[shot.lesson], shot) for shot in shots]
     return Material(
-        tuple(shots), numbers, lessons[0].frame.step_s, max(s.end - s.start for s in shots),
-        np.concatenate([_met(lessons[s.lesson], own, roots) for s, own in zip(shots, rows, strict=True)]),
+        tuple(lessons), tuple(shots), numbers, lessons[0].frame.step_s,
+        max(s.end - s.start for s in shots),
+        np.repeat([shot.lesson for shot in shots], [len(own) for own in rows]), np.concatenate(rows),
         np.concatenate([lessons[s.lesson].truth[own] == FAULTY for s, own in zip(shots, rows, strict=True)]),
         np.repeat(np.arange(len(shots)), [len(own) for own in rows]),
         np.concatenate([lessons[s.lesson].system[own] for s, own in zip(shots, rows, strict=True)]),
-        np.concatenate([_met(one, own, roots) for one, own in zip(lessons, quiet, strict=True)]),
-        roots, faults,
+        tuple(quiet), spread, names, origins,
     )  # fmt: skip
 
 
 def learn(material: Material, use: np.ndarray) -> Verdict:
-    """The verdict from some of the shots; `use` (N,) bool.
+    """The verdict from some of the shots, kinds without their reach; `use` (N,) bool.
 
     Faulty and quiet windows weigh alike, whatever share of the recording they are, and the odds are those
     of a system in which one window in ten is faulty: a probability means the same wherever labels come from.
     """
-    rows = np.flatnonzero(use[material.shot])
+    m, told = material, material.origins
+    is_held = np.isin(told.incident, m.incident[~use & (m.incident >= 0)])
+    some = np.flatnonzero(np.where(told.incident < 0, use[told.shot], ~is_held))
+    roots = learn_roots(told.take(some), len(m.kinds), m.spread)
+    roots.by_kind[:, -1] += _odds(FAULTY_SHARE)
+    rows = np.flatnonzero(use[m.shot])
     rows = rows[:: max(1, len(rows) // MOST_ROWS)]  # neighbours say nearly the same
-    bad = material.is_faulty[rows]
-    weight = np.array([shot.weight for shot in material.shots])[material.shot[rows]]
-    for some in (bad, ~bad):
-        weight[some] /= max(weight[some].sum(), 1e-12)
-    center, spread, odds = learn_incidents(
-        material.met[rows], bad, weight * use.sum() * WINDOW_EVIDENCE / 2, material.quiet
+    bad = m.is_faulty[rows]
+    weight = np.array([shot.weight for shot in m.shots])[m.shot[rows]]
+    for one in (bad, ~bad):
+        weight[one] /= max(weight[one].sum(), 1e-12)
+    quiet = np.concatenate([_met(one, own, roots) for one, own in zip(m.lessons, m.quiet, strict=True)])
+    met = np.concatenate(
+        [_met(one, m.row[rows[m.lesson[rows] == i]], roots) for i, one in enumerate(m.lessons)]
     )
+    center, spread, odds = learn_incidents(met, bad, weight * use.sum() * WINDOW_EVIDENCE / 2, quiet)
     odds[-1] += _odds(FAULTY_SHARE)
-    return Verdict(center, spread, odds, material.roots, material.faults, AS_LIKELY)
+    return Verdict(center, spread, odds, roots, learn_kinds((), met[:, -3 * WIDE :], NONE, NONE), AS_LIKELY)
+
+
+def with_kinds(verdict: Verdict, material: Material) -> Verdict:
+    """The verdict, knowing how far from its own incidents one of a kind may lie."""
+    told = material.origins
+    some = np.flatnonzero((told.incident >= 0) & (told.kind >= 0))
+    met = [verdict.roots.read(told.services[i][None]).met for i in some] or [np.zeros((0, 3 * WIDE))]
+    faults = learn_kinds(material.kinds, np.concatenate(met), told.kind[some], told.incident[some])
+    return replace(verdict, faults=faults)
 
 
 def _services(lesson: Lesson, rows: np.ndarray) -> np.ndarray:
@@ -168,7 +181,7 @@ def _met(lesson: Lesson, rows: np.ndarray, roots: Roots) -> np.ndarray:
     for start in range(0, len(rows), AT_ONCE):
         some = rows[start : start + AT_ONCE]
         out[start : start + AT_ONCE, :count] = lesson.figures[some]
-        out[start : start + AT_ONCE, count + place] = here.read(lesson.services[some])[2]
+        out[start : start + AT_ONCE, count + place] = here.read(lesson.services[some]).met
     return out
 
 
@@ -201,9 +214,9 @@ def incidents(
 
 
 def _origins(
-    lessons: Sequence[Lesson], at: Sequence[tuple[int, int, int]]
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Of each row: its services' figures (S, G), its fault's kind, the root's place; "" and -1 untold."""
+    lessons: Sequence[Lesson], shots: Sequence[Shot], at: Sequence[tuple[int, int, int]]
+) -> tuple[tuple[str, ...], Origins]:
+    """The kinds there are, and what is told of the rows `at` of incidents and of some of quiet windows."""
     services, kind, root = [], [], []
     for _, number, row in at:
         lesson = lessons[number]
@@ -213,7 +226,25 @@ def _origins(
         kind.append(str(labels.fault_type[row]))
         cause = str(labels.root_cause[row])
         root.append(names.index(cause) if cause in names else -1)
-    return services, np.array(kind, str), np.array(root, int)
+    kinds = tuple(sorted({one for one in kind if one}))
+    of, weight = [], []
+    for i, shot in enumerate(shots):
+        rows = counted(lessons[shot.lesson], shot)
+        if shot.is_faulty or not len(rows):
+            continue
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), CALM_ROWS)).astype(int))]
+        services += list(_services(lessons[shot.lesson], rows))
+        of += [i] * len(rows)
+        weight += [shot.weight / len(rows)] * len(rows)
+    faulty, calm = len(at), len(of)
+    none = np.full(calm, -1)
+    return kinds, Origins(
+        tuple(services), np.concatenate([np.array(root, int), none]),
+        np.concatenate([np.array([kinds.index(k) if k else -1 for k in kind], int), none]),
+        np.concatenate([np.array([number for number, _, _ in at], int), none]),
+        np.concatenate([np.zeros(faulty, int), np.array(of, int)]),
+        np.concatenate([np.zeros(faulty), np.array(weight, float)]),
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------- is it better than without labels
@@ -254,14 +285,25 @@ def count_incidents(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> int:
 def crossed(material: Material) -> np.ndarray:
     """(n,) log odds of all rows, each from a verdict that did not see its incident (or quiet window)."""
     fold = folds(material.incident)
-    out = np.zeros(len(material.met))
+    out = np.zeros(len(material.row))
     for one in range(FOLDS):
         use, rows = fold != one, fold[material.shot] == one
         is_bad = material.is_faulty[use[material.shot]]
         if not is_bad.any() or is_bad.all():
             continue
-        out[rows] = learn(material, use).odds(material.met[rows])
+        out[rows] = _read(material, np.flatnonzero(rows), learn(material, use))
     return out
+
+
+def _read(material: Material, rows: np.ndarray, verdict: Verdict) -> np.ndarray:
+    """Log odds of some labelled rows."""
+    found = []
+    for i, lesson in enumerate(material.lessons):
+        own = material.row[rows[material.lesson[rows] == i]]
+        here = verdict.narrow(lesson.columns)
+        for some in (own[at : at + AT_ONCE] for at in range(0, len(own), AT_ONCE)):
+            found.append(here.read(lesson.figures[some], lesson.services[some])[0])
+    return np.concatenate(found)
 
 
 def folds(incident: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
 """From the figures of a row to the probability of an incident, its kind and the service it came from.
 
-Two small models, learned from labels: a softmax over all pairs of a service and a kind says which service an
-incident comes from and of which kind it is, by the figures of that service, of the others and of all; one
-weight for each figure, the same for all services. And a logistic regression on the system's figures, and on
-what is around that service, says whether there is an incident. Each is pulled towards what is known without
-labels, so that few of them move little.
+Two small models, learned from labels: a softmax over "all is calm" and all pairs of a service and a kind says
+which service an incident comes from, of which kind it is, and whether there is one, by the figures of that
+service, of the others and of all; one weight for each figure, the same for all services. And a logistic
+regression on the system's figures, and on what is around that service, says whether there is an incident,
+too; the mean of their log odds counts. Each is pulled towards what is known without labels, so that few of
+them move little.
 
 Not here: the figures (figures), choosing what to learn from (judging), files (lora).
 """
@@ -33,7 +34,8 @@ from foreshock.models.figures import (
 UNKNOWN = "unknown"
 SURE = 0.5  # probability of a kind below which it is not named
 RIDGE = 60.0  # pull of the odds towards the prior, in rows of evidence
-KIND_RIDGE, ROOT_RIDGE = 1.0, 1.0  # the same, in incidents
+KIND_RIDGE, ROOT_RIDGE, SHARE_RIDGE = 3.0, 1.0, 0.05  # the same, in incidents; docs/log.md, 2026-11-26
+CALM = -4.0  # log odds of an incident where nothing stirs, before any label
 LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows is not believed without end
 FARTHEST = 10.0  # spreads
 REACH = 2.0  # times the usual distance within a kind up to which an incident may be of it
@@ -45,7 +47,7 @@ class Roots:
 
     spread: np.ndarray  # (G,) of each figure over quiet rows, above 0
     weight: np.ndarray  # (2 G,) of a service's figures, and of how far they exceed those of all others
-    by_kind: np.ndarray  # (C, 3 G + 1) more of a service's, of the others' and of all, if it is of a kind
+    by_kind: np.ndarray  # (C or 1, 3 G + 1) more of a service's, of the others' and of all, if of a kind
 
     def narrow(self, columns: np.ndarray) -> Roots:
         """For a deployment that has only these of the figures."""
@@ -53,17 +55,48 @@ class Roots:
         by_kind = self.by_kind[:, np.concatenate([blocks(columns, every, 3), [3 * every]])]
         return Roots(self.spread[columns], self.weight[blocks(columns, every, 2)], by_kind)
 
-    def read(self, services: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(n, S, G) figures → root chances (n, S), kind chances (n, C), what is around the root (n, 3 G)."""
+    def read(self, services: np.ndarray) -> Told:
+        """What figures (n, S, G) of services say."""
         size = np.minimum(services / self.spread.astype(services.dtype), FARTHEST)
-        pairs = beside_others(size)
+        pairs, more = beside_others(size), self.by_kind.astype(services.dtype)
         odds = (pairs @ self.weight.astype(services.dtype))[:, :, None]
-        if len(self.by_kind):
-            more = self.by_kind.astype(services.dtype)
-            odds = odds + among_others(size, pairs) @ more[:, :-1].T + more[:, -1]
-        chance = softmax(odds.reshape(len(odds), -1)).reshape(odds.shape)
+        odds = odds + among_others(size, pairs) @ more[:, :-1].T + more[:, -1]
+        flat = odds.reshape(len(odds), -1)
+        most = flat.max(1)
+        sure = most + np.log(np.exp(flat - most[:, None]).sum(1))
+        chance = np.exp(odds - sure[:, None, None])
         roots = chance.sum(2)
-        return roots, chance.sum(1)[:, : len(self.by_kind)], around(size, roots)
+        # As if there were one service: the more there are, the likelier one of them stirs by chance.
+        return Told(roots, chance.sum(1), around(size, roots), sure - np.log(services.shape[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the figures of services say of n rows, if there is an incident, and the odds that there is one."""
+
+    roots: np.ndarray  # (n, S) chances
+    kinds: np.ndarray  # (n, C) chances; a single column where no kind is known
+    met: np.ndarray  # (n, 3 G) what is around the likely root
+    odds: np.ndarray  # (n,) log odds
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """m labelled rows: from which service an incident comes and of which kind it is, or that all is calm."""
+
+    services: tuple[np.ndarray, ...]  # m of (S, G) figures
+    root: np.ndarray  # (m,) place among the services, -1 where not told
+    kind: np.ndarray  # (m,) place among the kinds, -1 where not told
+    incident: np.ndarray  # (m,) which one, -1 where all is calm
+    shot: np.ndarray  # (m,) of calm rows, which window they are of
+    weight: np.ndarray  # (m,) of calm rows, how many windows each stands for
+
+    def take(self, some: np.ndarray) -> Origins:
+        """Those at some places."""
+        return Origins(
+            tuple(self.services[int(i)] for i in some), self.root[some], self.kind[some],
+            self.incident[some], self.shot[some], self.weight[some],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +149,12 @@ class Verdict:
 
     def read(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Figures (n, F) and those of services (n, S, G) → log odds (n,), kinds (n, C), roots (n, S)."""
-        roots, told, met = self.roots.read(services)
-        return self.odds(np.concatenate([rows, met], 1)), self.faults.chances(told, met), roots
+        told = self.roots.read(services)
+        odds = (self.odds(np.concatenate([rows, told.met], 1)) + told.odds) / 2
+        return odds, self.faults.chances(told.kinds, told.met), told.roots
 
     def odds(self, met: np.ndarray) -> np.ndarray:
-        """Log odds of an incident, from the figures of the system and around the root (n, F + 3 G)."""
+        """Log odds by the figures of the system and around the root (n, F + 3 G) alone."""
         return np.asarray(scaled(met, self.center, self.spread) @ self.weight)
 
     def name(self, chances: np.ndarray) -> str:
@@ -161,7 +195,7 @@ class Verdict:
             count = len(figure_names()) + 3 * every
             shapes = {
                 "center": (count,), "spread": (count,), "weight": (count + 1,), "root_spread": (every,),
-                "root_weight": (2 * every,), "kind_weight": (many, 3 * every + 1),
+                "root_weight": (2 * every,), "kind_weight": (max(many, 1), 3 * every + 1),
                 "kind_center": (many, 3 * every), "kind_reach": (many,),
             }  # fmt: skip
             a = {n: np.array(raw[n], np.float64).reshape(shape) for n, shape in shapes.items()}
@@ -289,55 +323,55 @@ def root_prior() -> np.ndarray:
     return np.concatenate([np.zeros(one.size), one.ravel()])
 
 
-def learn_roots(
-    services: Sequence[np.ndarray], root: np.ndarray, kind: np.ndarray, incident: np.ndarray,
-    spread: np.ndarray,
-) -> Roots:  # fmt: skip
-    """Weights by which the labelled root and kind stand first; where one is not told, any will do.
+def learn_roots(told: Origins, kinds: int, spread: np.ndarray) -> Roots:
+    """Weights by which the labelled root and kind stand first, or calm; where one is not told, any will do.
 
     Args:
-        services: m of (S, G). root: (m,) place of the root among them, -1 where not told.
-        kind: (m,) its place among the kinds there are, -1 where not told.
-        incident: (m,) which incident the row is of.
+        kinds: how many there are.
+        spread: (G,) as in `Roots`.
     """
-    prior, kinds = root_prior(), int(kind.max(initial=-1)) + 1
-    every = len(spread)
-    by_kind = np.zeros((kinds, 3 * every + 1))
-    told = [int(i) for i in np.flatnonzero((root >= 0) | (kind >= 0))]
-    if not told:
+    prior, every, count = root_prior(), len(spread), max(kinds, 1)
+    by_kind = np.zeros((count, 3 * every + 1))
+    by_kind[:, -1] = CALM - np.log(count)
+    is_calm = told.incident < 0
+    if is_calm.all():
         return Roots(spread, prior, by_kind)
-    most, count = max(len(services[i]) for i in told), max(kinds, 1)
-    pairs, seen = np.zeros((len(told), most, 2 * every)), np.zeros((len(told), most, 3 * every))
-    is_right, is_there = np.zeros((2, len(told), most, count), bool)
-    for n, i in enumerate(told):
-        size = np.minimum(services[i] / spread, FARTHEST)[None]
-        here = slice(0, len(services[i]))
-        pairs[n, here] = beside_others(size)[0]
-        seen[n, here] = among_others(size, pairs[n : n + 1, here])[0]
-        is_there[n, here] = True
-        rooted = here if root[i] < 0 else int(root[i])
-        is_right[n, rooted, slice(None) if kind[i] < 0 else int(kind[i])] = True
-    share = _by_incident(incident[told]) * _balance(kind[told], incident[told])
     # What this deployment lacks is 0 everywhere, and its weights stay where they were.
-    some = [np.flatnonzero(x.reshape(-1, x.shape[2]).any(0)) for x in (pairs, seen)]
-    x, y = (torch.from_numpy(a[:, :, c]) for a, c in zip((pairs, seen), some, strict=True))
-    weigh, absent, wrong = torch.from_numpy(share), torch.from_numpy(~is_there), torch.from_numpy(~is_right)
-    start = torch.from_numpy(prior[some[0]])
-    split = len(some[0])
+    columns = np.flatnonzero(np.any([own.any(0) for own in told.services], axis=0))
+    most, few = max(map(len, told.services)), len(columns)
+    pairs, seen = (np.zeros((len(is_calm), most, n * few)) for n in (2, 3))
+    is_there, is_right = np.zeros((2, len(is_calm), most, count), bool)
+    for i, own in enumerate(told.services):
+        here, size = slice(0, len(own)), np.minimum(own / spread, FARTHEST)[None, :, columns]
+        pairs[i, here] = beside_others(size)[0]
+        seen[i, here] = among_others(size, pairs[i : i + 1, here])[0]
+        is_there[i, here] = True
+        root, kind = int(told.root[i]), int(told.kind[i])
+        is_right[i, here if root < 0 else root, slice(None) if kind < 0 else kind] = True
+    weight = np.where(is_calm, told.weight, 0.0)
+    share = _by_incident(told.incident[~is_calm]) * _balance(told.kind[~is_calm], told.incident[~is_calm])
+    weight *= share.sum() / max(weight.sum(), 1e-12)  # calm and faulty weigh alike
+    weight[~is_calm] = share
+    x, y, weigh, calm = map(torch.from_numpy, (pairs, seen, weight, is_calm))
+    absent, wrong = torch.from_numpy(~is_there), torch.from_numpy(~is_right)
+    places = [blocks(columns, every, 2), np.append(blocks(columns, every, 3), 3 * every)]
+    start, base = torch.from_numpy(prior[places[0]]), torch.from_numpy(by_kind[:, -1].copy())
+    size_of = torch.tensor([len(own) for own in told.services], dtype=torch.float64).log()
+    split = len(places[0])
 
     def loss(w: Tensor) -> Tensor:
-        odds = (x @ w[:split])[:, :, None]
-        if kinds:
-            more = w[split:].reshape(kinds, -1)
-            odds = odds + y @ more[:, :-1].T + more[:, -1]
-        odds = odds.masked_fill(absent, -1e9)
-        of_all, of_right = (o.flatten(1).logsumexp(1) for o in (odds, odds.masked_fill(wrong, -1e9)))
-        pull = ROOT_RIDGE * (w[:split] - start).square().sum() + KIND_RIDGE * w[split:].square().sum()
+        more = w[split:].reshape(count, -1)
+        odds = (x @ w[:split])[:, :, None] + y @ more[:, :-1].T + (more[:, -1] + base)
+        odds = odds.masked_fill(absent, -1e9) - size_of[:, None, None]
+        of_all = torch.nn.functional.softplus(odds.flatten(1).logsumexp(1))
+        of_right = odds.masked_fill(wrong, -1e9).flatten(1).logsumexp(1).masked_fill(calm, 0.0)
+        pull = ROOT_RIDGE * (w[:split] - start).square().sum()
+        pull = pull + KIND_RIDGE * more[:, :-1].square().sum() + SHARE_RIDGE * more[:, -1].square().sum()
         return (weigh * (of_all - of_right)).sum() + pull / 2
 
-    found = descend(loss, np.concatenate([prior[some[0]], np.zeros(kinds * (len(some[1]) + 1))]))
-    prior[some[0]] = found[:split]
-    by_kind[:, np.append(some[1], 3 * every)] = found[split:].reshape(kinds, len(some[1]) + 1)
+    found = descend(loss, np.concatenate([prior[places[0]], np.zeros(count * (3 * few + 1))]))
+    prior[places[0]] = found[:split]
+    by_kind[:, places[1]] += found[split:].reshape(count, -1)
     return Roots(spread, prior, by_kind)
 
 
@@ -383,7 +417,7 @@ def descend(loss: Callable[[Tensor], Tensor], start: np.ndarray) -> np.ndarray:
     """The weights at which a smooth loss is least."""
     at = torch.from_numpy(start.astype(np.float64).copy()).requires_grad_()
     search = torch.optim.LBFGS(
-        [at], max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        [at], max_iter=120, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
