@@ -256,6 +256,7 @@ def adapted(
         with tempfile.TemporaryDirectory() as folder:
             run = kind(looks.exact, [taught], shots, options, Path(folder) / "a", "", None, Group())
             run.pieces = MicroBatches(options.batch)
+            run.resume()
             if judging.count_incidents([taught], shots) >= judging.LEAST_INCIDENTS:
                 run.go()
         if run.best_step:
