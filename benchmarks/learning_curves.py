@@ -306,9 +306,9 @@ def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple
     """Recording, detector, seed, shots: the cheap first, each round complete over seeds before the next."""
     forest, boosted, wide = "random forest", "gradient boosting, KPIs alone", "gradient boosting"
     rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, [10, 50, 100])]
-    rounds += [(forest, [100]), (boosted, [100]), ("LSTM", [100]), (LORA, [100]), (PROBE, [500])]
-    rounds += [(name, [count]) for count in (500, 1000) for name in (forest, boosted)]
-    rounds += [(wide, [100]), (LORA, [10, 500]), ("LSTM", [500]), (WHOLE, [10, 100]), (PROBE, [1000])]
+    rounds += [(forest, [100]), (boosted, [100]), ("LSTM", [100]), (boosted, [500, 1000])]
+    rounds += [(LORA, [100]), (forest, [500]), (PROBE, [500]), (forest, [1000]), (LORA, [10])]
+    rounds += [(wide, [100]), (LORA, [500]), ("LSTM", [500]), (WHOLE, [10, 100]), (PROBE, [1000])]
     rounds += [(name, [50, 10]) for name in (boosted, forest, "LSTM")]
     rounds += [(WHOLE, [500]), ("LSTM", [1000]), (wide, [500, 50, 10, 1000])]
     rounds += [(name, [count]) for count in (50, 1000) for name in (LORA, WHOLE)]
@@ -383,7 +383,7 @@ def measure(
         most, rows = (labelled.QUIET_ROWS + n * SHOT_ROWS for n in (100 if shots <= 100 else shots, shots))
         longest = task.teaching.rows(slice(0, most))
         task = replace(task, teaching=task.teaching.rows(slice(0, rows)))
-        if detector in few_baselines.BASELINES and shots > 500:
+        if detector in few_baselines.BASELINES and shots > 100:
             taught = unseen(task.teaching)
         else:
             taught = first_rows(looks.of(longest, f"{whose}-taught-{most}"), rows)
