@@ -23,7 +23,7 @@ ZERO, PROBE, LORA, WHOLE = (
 )
 OURS = (PROBE, LORA, WHOLE)
 FEW = 100  # labelled windows that the label efficiency starts from
-TOLD_AT = 500  # labelled windows whose confusions are shown, or the most there are below
+TOLD_AT = (100, 500)  # labelled windows whose confusions are shown
 LEVELS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -237,29 +237,24 @@ def kinds(records: Sequence[Record]) -> list[str]:
     return table(head, rows)
 
 
-def _most_told(records: Sequence[Record]) -> tuple[int, list[Record]]:
-    """The linear probe with 500 windows, or with the most below."""
-    found = {shots: group for (name, shots), group in groups(records).items() if name == PROBE}
-    shots = max((s for s in found if s <= TOLD_AT), default=0)
-    return shots, found.get(shots, [])
-
-
 def confusion(records: Sequence[Record]) -> list[str]:
-    """True kinds down, best guesses across."""
-    shots, group = _most_told(records)
-    told = _named(group)
-    names = sorted({true for true, _, _ in told} | {name for _, name, _ in told})
-    if not names:
-        return ["Not measured yet.", ""]
-    seeds = " ".join(str(r["seed"]) for r in group)
-    rows = []
-    for i, true in enumerate(names, 1):
-        mine = [(name, chance) for kind, name, chance in told if kind == true]
-        cells = [sum(name == other for name, _ in mine) or "" for other in names]
-        rows.append([f"{i} `{true}`", *cells, sum(chance < 0.5 for _, chance in mine) or ""])
-    about = [f"The verdict on the frozen network, {shots} windows, seeds {seeds}:", ""]
-    head = ["true kind, told as", *(str(i) for i in range(1, len(names) + 1)), "unknown"]
-    return [*about, *table(head, rows)]
+    """True kinds down, best guesses across, for each of some numbers of windows."""
+    found, lines = groups(records), []
+    for shots in TOLD_AT:
+        group = found.get((PROBE, shots), [])
+        told = _named(group)
+        names = sorted({true for true, _, _ in told} | {name for _, name, _ in told})
+        rows = []
+        for i, true in enumerate(names, 1):
+            mine = [(name, chance) for kind, name, chance in told if kind == true]
+            cells = [sum(name == other for name, _ in mine) or "" for other in names]
+            rows.append([f"{i} `{true}`", *cells, sum(chance < 0.5 for _, chance in mine) or ""])
+        if rows:
+            seeds = " ".join(str(r["seed"]) for r in group)
+            lines += [f"The verdict on the frozen network, {shots} windows, seeds {seeds}:", ""]
+            head = ["true kind, told as", *(str(i) for i in range(1, len(names) + 1)), "unsure"]
+            lines += table(head, rows)
+    return lines
 
 
 def rejection(records: Sequence[Record]) -> list[str]:

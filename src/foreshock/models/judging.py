@@ -259,8 +259,7 @@ def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]
     Args:
         odds: (n,) as `crossed` gives them.
     """
-    count = int(material.incident.max(initial=-1)) + 1
-    facts: dict[str, Any] = {"incidents": count}
+    facts: dict[str, Any] = {"incidents": _count(material.incident)}
     if not material.is_faulty.any() or material.is_faulty.all():
         return False, facts
     ours, zero = (_precision(one, material.is_faulty) for one in (odds, material.system))
@@ -275,8 +274,12 @@ def _precision(odds: np.ndarray, is_faulty: np.ndarray) -> float:
 
 
 def count_incidents(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> int:
-    """How many incidents the shots hold."""
-    return int(incidents(lessons, shots)[0].max(initial=-1)) + 1
+    """How many incidents the shots hold; those that share a window count once."""
+    return _count(incidents(lessons, shots)[0])
+
+
+def _count(incident: np.ndarray) -> int:
+    return len(np.unique(incident[incident >= 0]))
 
 
 # ----------------------------------------------------------------------------------------- the threshold
