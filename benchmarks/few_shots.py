@@ -304,7 +304,14 @@ def cost() -> list[str]:
         for r in read("adapt_time.jsonl")
     ]  # fmt: skip
     head = ["recording", "rows × KPIs", "windows", "threads", "wall s", "processor s", "load"]
-    return table(head, rows)
+    lines = table(head, rows)
+    for r in read("adapter_cost.jsonl")[-1:]:
+        lines += [
+            f"In use, {r['rows']} rows of {r['kpis']} KPIs, processor time (`python benchmarks/adapter_cost.py`): "
+            f"scoring takes {r['share_more']:.1%} more, switching to an adapter {r['switch_cpu_ms']:.0f} ms.",
+            "",
+        ]
+    return lines
 
 
 # ------------------------------------------------------------------------------------------- the figure
