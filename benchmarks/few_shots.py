@@ -307,8 +307,8 @@ def cost() -> list[str]:
     lines = table(head, rows)
     for r in read("adapter_cost.jsonl")[-1:]:
         lines += [
-            f"In use, {r['rows']} rows of {r['kpis']} KPIs, processor time (`python benchmarks/adapter_cost.py`): "
-            f"scoring takes {r['share_more']:.1%} more, switching to an adapter {r['switch_cpu_ms']:.0f} ms.",
+            f"In use, {r['rows']} rows of {r['kpis']} KPIs (`python benchmarks/adapter_cost.py`), by processor "
+            f"time: scoring takes {r['share_more']:.1%} more, switching to an adapter {r['switch_cpu_ms']:.0f} ms.",
             "",
         ]
     return lines
