@@ -306,9 +306,10 @@ def cost() -> list[str]:
     head = ["recording", "rows × KPIs", "windows", "threads", "wall s", "processor s", "load"]
     lines = table(head, rows)
     for r in read("adapter_cost.jsonl")[-1:]:
+        more, switch = f"{r['share_more']:.1%}", f"{r['switch_cpu_ms']:.0f} ms"
         lines += [
-            f"In use, {r['rows']} rows of {r['kpis']} KPIs (`python benchmarks/adapter_cost.py`), by processor "
-            f"time: scoring takes {r['share_more']:.1%} more, switching to an adapter {r['switch_cpu_ms']:.0f} ms.",
+            f"In use, {r['rows']} rows of {r['kpis']} KPIs (`python benchmarks/adapter_cost.py`), by "
+            f"processor time: scoring takes {more} more, switching to an adapter {switch}.",
             "",
         ]
     return lines
