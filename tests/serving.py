@@ -23,7 +23,7 @@ prometheus:
     - {{query: cpu, kpi: cpu, service: service, unit: cores}}
     - {{query: latency, kpi: latency, service: service, unit: s}}
     - {{query: memory, kpi: memory, service: service, unit: B}}
-serve: {{port: 0, data: {data}, backfill_s: 120, keep_s: 240{serve}}}
+serve: {{port: 0, data: {data}, backfill_s: 240, keep_s: 480{serve}}}
 detector: {{name: {detector}}}
 rules: {{confirm_s: 1.5, merge_s: 1.5, lead_s: 5, grace_s: 5, cool_down_s: 10}}
 threshold: {{false_alarms_per_day: 0.01}}

@@ -58,3 +58,12 @@ def test_no_figure_of_a_measurement_is_typed_by_hand():
 
     words = re.sub(r"<!-- table: .*?<!-- end -->", "", methodology.PAGE.read_text("utf-8"), flags=re.S)
     assert not re.findall(r"\d\.\d|\d ?%", words)
+
+
+def test_the_troubles_are_what_the_record_says():
+    """The table of docs/operations.md was written after the last measurement."""
+    import serve_trouble
+
+    text = serve_trouble.PAGE.read_text("utf-8")
+    assert serve_trouble.RECORD.exists()
+    assert serve_trouble.page(text) == text

@@ -133,6 +133,33 @@ def test_restart_keeps_names(later):
     assert [c.incident.id for c in closing] == ([] if later == 200 else [told[0].id])
 
 
+def test_restart_takes_no_new_incident_for_an_old_one():
+    """One that began after the kill is news, though another, told and closed, ended minutes before."""
+    f = shop(640, fault=slice(300, 310))
+    second_fault = shop(640, fault=slice(330, 340))
+    f = replace(f, values=np.where(np.arange(640)[:, None] >= 320, second_fault.values, f.values))
+    first = monitor()
+    first.push(f.rows(slice(0, 325)))
+    (known,) = first.incidents.values()
+    second = monitor()
+    second.push(f.rows(slice(100, 360)))
+    changes, over = second.resume([Known.of(known.to_dict())], first.last_ns)
+    assert over == ()
+    assert known.id in second.incidents
+    (news,) = [c.incident for c in changes if c.incident.id != known.id]
+    assert second.rows_of(news.event).start >= 225
+
+
+def test_restart_tells_what_was_not_over_at_the_kill():
+    """An incident that had begun, was not found yet, and is over at the restart is told all the same."""
+    f = shop(640, fault=slice(300, 310))
+    second = monitor()
+    second.push(f.rows(slice(100, 360)))
+    (found,) = second.incidents.values()
+    changes, _ = second.resume([], int(f.time_ns[305]))
+    assert [(c.kind, c.incident.id) for c in changes] == [("closed", found.id)]
+
+
 def test_restart_ends_what_is_gone():
     """An incident that was open and is seen no more is given back to be closed."""
     told = shop(320, fault=slice(300, 320))

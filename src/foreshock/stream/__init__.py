@@ -23,7 +23,16 @@ from foreshock.frame import Frame, Kpi
 from foreshock.models import Detector, ScoreStream
 from foreshock.scores import Scores
 from foreshock.stream.history import History
-from foreshock.stream.incident import Change, Incident, Known, ended, likely_kinds, name_of, reopened
+from foreshock.stream.incident import (
+    Change,
+    Incident,
+    Known,
+    ended,
+    likely_kinds,
+    matched,
+    name_of,
+    reopened,
+)
 
 __all__ = ["Change", "Incident", "Known", "Monitor", "ended"]
 
@@ -34,7 +43,7 @@ RUN_CELLS = 640_000  # values scored at once
 RESCORED_CELLS = 4_000_000  # values scored anew when the detector changes or can't take new KPIs
 SWEEPS = 16  # times a window that silent KPIs are looked for
 EARLY_ROWS = 8  # an incident's cause is looked for anew at each of its first rows, then ever more rarely
-SLACK_S = 300.0  # two tellings of one incident may begin or end so far apart
+SLACK_ROWS = 4  # two tellings of one incident overlap, or lie no further apart
 
 
 class Monitor:
@@ -279,22 +288,21 @@ class Monitor:
 
         Args:
             told: what the earlier process told, in any order.
-            until_ns: the last row it scored; what it did not find by then and is over is not told anew.
+            until_ns: the last row it scored; what was over by then and it did not find is not told anew.
                 None: there was no earlier process, everything found is news.
 
         Returns:
             What differs from what was told, and the names of those told as open that are over by now.
         """
         found = sorted(self.incidents.values(), key=lambda i: i.event.start_ns)
-        left = sorted(told, key=lambda k: (k.closed_ns is not None, k.start_ns))
+        same = matched(found, told, round(SLACK_ROWS * self.step_s * 1e9))
         self._taken = {known.id for known in told}
         self.incidents, events = {}, {id: event for event, id in self._ids.items()}
         self._ids, out = {}, []
         for incident in found:
-            known = next((k for k in left if k.meets(incident, round(SLACK_S * 1e9))), None)
+            known = same.get(incident.id)
             change: Change | None
             if known is not None:
-                left.remove(known)
                 loudness = louder(known.severity, incident.severity)
                 incident, before = reopened(incident, known, loudness), incident
                 is_news = known.closed_ns is None or incident.closed_ns is None
@@ -302,8 +310,8 @@ class Monitor:
                 change = change if is_news else None
             else:
                 before = incident
-                is_old = until_ns is not None and incident.event.detected_ns <= until_ns
-                if is_old and incident.closed_ns is not None:
+                end_ns = incident.event.end_ns
+                if end_ns is not None and until_ns is not None and end_ns <= until_ns:
                     continue
                 taken = {*self.incidents, *self._taken}
                 incident = replace(incident, id=name_of(incident.event.start_ns, taken))
@@ -312,7 +320,8 @@ class Monitor:
             if before.id in events:
                 self._ids[events[before.id]] = incident.id
             out += [change] if change else []
-        return tuple(out), tuple(k.id for k in left if k.closed_ns is None)
+        seen = {known.id for known in same.values()}
+        return tuple(out), tuple(k.id for k in told if k.closed_ns is None and k.id not in seen)
 
     def replace_detector(self, detector: Detector) -> tuple[Change, ...]:
         """Go on with another detector: the newest rows kept are scored anew, incidents keep their names.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -78,11 +78,31 @@ class Known:
         i = incident
         return cls(i.id, i.event.start_ns, i.closed_ns, i.found_ns, i.severity, i.first_cause)
 
-    def meets(self, incident: Incident, slack_ns: int) -> bool:
-        """Whether the two overlap in time, or nearly."""
-        stop = LATEST if self.closed_ns is None else self.closed_ns + slack_ns
-        end = incident.closed_ns or LATEST
-        return incident.event.start_ns <= stop and end >= self.start_ns - slack_ns
+    def apart_ns(self, incident: Incident) -> int:
+        """How far the two lie apart in time; 0 where they overlap."""
+        stop, end = self.closed_ns or LATEST, incident.closed_ns or LATEST
+        return max(0, incident.event.start_ns - stop, self.start_ns - end)
+
+
+def matched(found: Sequence[Incident], told: Sequence[Known], slack_ns: int) -> dict[str, Known]:
+    """Which incident was told under which name: each once, those that overlap and begin closest first.
+
+    Args:
+        slack_ns: what lies further apart is not the same.
+    """
+    pairs = sorted(
+        (apart, abs(known.start_ns - incident.event.start_ns), i, k)
+        for i, incident in enumerate(found)
+        for k, known in enumerate(told)
+        if (apart := known.apart_ns(incident)) <= slack_ns
+    )
+    out: dict[str, Known] = {}
+    used: set[int] = set()
+    for _, _, i, k in pairs:
+        if found[i].id not in out and k not in used:
+            out[found[i].id] = told[k]
+            used.add(k)
+    return out
 
 
 def ended(told: Mapping[str, Any], at_ns: int) -> dict[str, Any]:
