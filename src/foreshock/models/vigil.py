@@ -1,14 +1,16 @@
-"""The default detector: recognition at three scales, beside how much each KPI moves and how far it strays.
+"""The default detector: recognition at three scales, beside how each KPI moves, strays and repeats itself.
 
 For each KPI and row, evidence is a product. The chance that recognition sees (the mean over 1, 4 and 16
 rows a step). How far the KPI's movement lately exceeds its usual movement: movement is the squared step from
 the row before, and the squared distance from what the network expected. How surprising its value is after
 all its past surprises, or how far outside all of its past it lies. Each alone is fooled: the network by
 shapes it never met, movement by every spike that comes back each hour, surprise by whatever wanders. Where
-they agree, something is going on. All of it is causal, and needs no label, no training and no threshold of
-its own.
+they agree, something is going on. A shape that the KPI never had adds to the first two, since neither sees
+it where each row is an ordinary one. All of it is causal, and needs no label, no training and no threshold
+of its own.
 
-Not here: the network (recognise), blocks and scales (scan), errors (surprise, distance), pooling (scores).
+Not here: the network (recognise), blocks and scales (scan), errors (surprise, distance), shapes (novelty),
+pooling (scores).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi
 from foreshock.models.distance import Distance
 from foreshock.models.evidence import EvidenceOptions, require_later
+from foreshock.models.novelty import Novelty
 from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Scan
 from foreshock.models.surprise import Surprise
@@ -33,7 +36,8 @@ from foreshock.windows import PATCH, fill_forward, rearranged, to_grid
 SURPRISE: dict[str, Any] = {"trust_steps": 2, "tail_prior_steps": 240}
 LARGEST = 1e30  # no KPI is larger; squares and sums of more would overflow
 SURE = 0.3  # chance that counts half: beyond, more of it tells little more; docs/log.md, 2026-11-26
-SIGNALS = ("chance", "movement", "surprise")
+NEW = 0.05  # what novelty counts beside chance and movement; 0.1: NAB and UCR gain 0.01, ASD and TODS lose it
+SIGNALS = ("chance", "movement", "surprise", "novelty")
 FIRST_USUAL = 32  # rows before any step is too wild to teach
 CELLS = 2**20  # values judged at once
 AHEAD = 512  # series worked ahead on at once: about 0.1 s
@@ -144,6 +148,7 @@ class VigilStream:
         self.scans = [Scan(recogniser, f, o.length, o.block) for f in o.scales]
         self.steps, self.misses = Movement(o), Movement(o)
         self.surprise, self.distance = Surprise(o.surprise), Distance(o.surprise)
+        self.novelty = Novelty()
 
     def push(self, piece: Frame) -> Scores:
         """Score the next rows.
@@ -198,6 +203,7 @@ class VigilStream:
         self.misses.take(columns)
         self.surprise.take(columns)
         self.distance.take(columns)
+        self.novelty.take(columns)
         self.newest = None if self.newest is None else rearranged(self.newest, columns, np.nan)
         self.lasting = None if self.lasting is None else rearranged(self.lasting, columns, 0)
         self.kpis, self.layout = kpis, layout(kpis)
@@ -231,7 +237,7 @@ class VigilStream:
         told = np.isfinite(filled)
         movement = (self.steps.push(steps, told) + self.misses.push(misses, told)) / 2
         surprise = np.maximum(self.surprise.push(dense, expected), self.distance.push(dense))
-        return fuse(chances, movement, surprise, self.options), expected
+        return fuse(chances, movement, surprise, self.novelty.push(filled), self.options), expected
 
 
 def squares(values: np.ndarray) -> np.ndarray:
@@ -239,27 +245,32 @@ def squares(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.nan_to_num(values) ** 2)
 
 
-def fuse(chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, o: VigilOptions) -> np.ndarray:
+def fuse(
+    chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, novelty: np.ndarray, o: VigilOptions
+) -> np.ndarray:
     """Evidence (n, K), 0 is calm.
 
     Args:
         chances: (scales, n, K), NaN where a scale has too little past; the others are averaged.
         movement: (n, K), as many as there are widths is usual; counts up to `o.most`.
         surprise: (n, K), 0 is none, 1 as large as the past's large ones.
+        novelty: (n, K), 0 is none, 1 twice as far from all past stretches as usual.
     """
     told = np.isfinite(chances)
     chance = np.where(told, chances, 0).sum(0) / np.maximum(told.sum(0), 1)
-    moved = np.sqrt(np.minimum(movement, o.most))
-    factors = {
-        "chance": chance / (chance + SURE),
-        "movement": moved,
-        "surprise": surprise if o.signals == ("surprise",) else 1 + surprise,
-    }
-    return np.asarray(np.prod([factors[name] for name in SIGNALS if name in o.signals], axis=0))
+    factors = {"chance": chance / (chance + SURE), "movement": np.sqrt(np.minimum(movement, o.most))}
+    rows = [factors[name] for name in factors if name in o.signals]
+    parts = [np.prod(rows, axis=0)] if rows else []
+    if "novelty" in o.signals:
+        parts.append(NEW * novelty)
+    if not parts:
+        return surprise
+    found = np.sum(parts, axis=0)
+    return np.asarray(found * (1 + surprise) if "surprise" in o.signals else found)
 
 
 class VigilDetector:
-    """Recognition and movement, fused; causal."""
+    """Recognition, movement, surprise and novelty, fused; causal."""
 
     def __init__(
         self, name: str, recogniser: Recogniser, options: VigilOptions, facts: dict[str, Any]
