@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from foreshock.evaluate import audit_table, report
+from foreshock.evaluate import audit_table, leaderboard, report
+from foreshock.evaluate.tables import latest
 
 HERE = Path(__file__).parent
 Record = dict[str, Any]
@@ -99,6 +100,20 @@ def evaluation() -> list[str]:
         "",
     ]
     return ["## Evaluation", "", *about, *lines]
+
+
+def ablation() -> list[str]:
+    """The default detector without some of its parts."""
+    done = [r for r in latest(read("ablation.jsonl")) if r["status"] == "done"]
+    if not done:
+        return []
+    about = [
+        "Variants by the same protocol on fewer series, at most 10,000 rows of each. Made by `foreshock",
+        "evaluate benchmarks/ablation.yaml --data DIR`.",
+        "",
+    ]
+    tables = [leaderboard(done, "vus_pr"), leaderboard(done, "average_precision", "AP by rows")]
+    return ["## What each part of the default detector is worth", "", *about, *tables[0], *tables[1]]
 
 
 def leakage() -> str:
@@ -349,7 +364,17 @@ def whole() -> str:
         "<!-- Written by `make docs` from benchmarks/results/*.jsonl; change the benchmark instead. -->",
         "",
     ]
-    lines += ["# Results", "", *evaluation(), *recordings(), *published(), *day(), *live(), *speed()]
+    lines += [
+        "# Results",
+        "",
+        *evaluation(),
+        *ablation(),
+        *recordings(),
+        *published(),
+        *day(),
+        *live(),
+        *speed(),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
