@@ -126,13 +126,13 @@ def counted(
 # ------------------------------------------------------------------------------------------------- kill
 
 
-def killed(kills: int, seed: int) -> dict[str, Any]:
+def killed(kills: int, seed: int, each_s: float) -> dict[str, Any]:
     """kill -9 at random moments of a process's life, start and back-fill included."""
     chance = random.Random(seed)
     with Fake() as fake, watched(fake) as (calm, calm_pager), watched(fake) as (harmed, pager):
         calm.start()
         began = time.time()
-        every = [(began + 8 + EACH_S * i, began + 8 + EACH_S * i + FAULT_S) for i in range(1_000)]
+        every = [(began + 8 + each_s * i, began + 8 + each_s * i + FAULT_S) for i in range(1_000)]
         fake.faults = every
         phases: Counter[str] = Counter()
         for number in range(kills):
@@ -156,7 +156,7 @@ def killed(kills: int, seed: int) -> dict[str, Any]:
         beside = counted(faults, calm.incidents(), calm_pager)
         assert harmed.stop() == 0
     return {
-        "kind": "kill", "kills": kills, "seed": seed, "seconds": round(ended - began, 1),
+        "kind": "kill", "kills": kills, "seed": seed, "each_s": each_s, "seconds": round(ended - began, 1),
         "killed_while": dict(phases), "harmed": out, "unharmed": beside,
     }  # fmt: skip
 
@@ -357,8 +357,9 @@ def backlogged() -> dict[str, Any]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The newest record of each kind."""
+    """The newest record of each kind, of kills of each seed."""
     newest = {(r["kind"], r.get("trouble", "")): r for r in records}
+    kills = {r["seed"]: r for r in records if r["kind"] == "kill"}
     lines = [
         "| What | Faults planted | Incidents lost, twice, false | Alerts lost, twice, false | Back after |",
         "|---|---|---|---|---|",
@@ -371,7 +372,7 @@ def table(records: list[dict[str, Any]]) -> str:
         )
         return f"| {what} | {r['faults']} | {incidents} | {alerts} | {back} |"
 
-    if r := newest.get(("kill", "")):
+    for r in kills.values():
         what = f"killed at {r['kills']} random moments in {r['seconds'] / 60:.0f} minutes"
         lines.append(line(what, r["harmed"], "–"))
         lines.append(line("the process beside it that nobody harmed", r["unharmed"], "–"))
@@ -399,11 +400,14 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--each", type=float, default=EACH_S, help="seconds from fault to fault while killing"
+    )
     parser.add_argument("--record", type=Path, default=RECORD)
     told = parser.parse_args()
     for what in told.what:
         if what == "kill":
-            keep(told.record, killed(told.kills, told.seed))
+            keep(told.record, killed(told.kills, told.seed, told.each))
         elif what == "backlog":
             keep(told.record, backlogged())
         else:
