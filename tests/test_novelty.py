@@ -12,6 +12,7 @@ def slow_novelty(values: np.ndarray) -> np.ndarray:
     """Row by row, every distance computed for itself."""
     out, said, distances, samples = np.zeros(len(values)), 0.0, [], []
     for row in range(len(values)):
+        out[row] = said
         if (row + 1) % STEP == 0:
             samples.append(values[row + 1 - STEP : row + 1].mean())
             known = values[: row + 1][np.isfinite(values[: row + 1])]
@@ -26,7 +27,6 @@ def slow_novelty(values: np.ndarray) -> np.ndarray:
                 if len(distances) > LEAST:
                     usual = max(float(np.mean(distances)), USUAL)
                     said = min(max(distances[-1] / usual - 1, 0.0) ** 2, MOST)
-        out[row] = said
     return out
 
 
@@ -51,13 +51,19 @@ def test_agrees_with_the_slow_twin(monkeypatch: pytest.MonkeyPatch):
     assert got[1310:, 2].max() > 1
 
 
+@pytest.mark.parametrize("is_ahead", [True, False])
 @pytest.mark.parametrize("size", [1, 7, 640])
-def test_pieces_give_the_same(size: int):
-    """However the rows arrive."""
+def test_pieces_give_the_same(size: int, is_ahead: bool):
+    """However the rows arrive, and whether what is next is worked out ahead."""
     values = np.stack([beats(2000, 60), np.random.default_rng(2).normal(size=2000).cumsum()], axis=1)
     values[:33, 0] = np.nan
     parts = Novelty()
-    pieces = [parts.push(values[at : at + size]) for at in range(0, len(values), size)]
+    pieces = []
+    for at in range(0, len(values), size):
+        pieces.append(parts.push(values[at : at + size]))
+        if is_ahead:
+            parts.prepare()
+            assert len(parts.tail) < STEP
     np.testing.assert_allclose(np.concatenate(pieces), Novelty().push(values), rtol=1e-9, atol=1e-9)
     assert len(parts.samples) <= HELD
 

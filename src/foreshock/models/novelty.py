@@ -32,45 +32,62 @@ class Novelty:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.tail: np.ndarray | None = None  # (< STEP, K) rows not yet in a sample
+        self.tail: np.ndarray | None = None  # (<= STEP, K) rows not yet in a sample
         self.samples: np.ndarray  # (<= HELD, K) less `origin`
         self.sizes: np.ndarray  # (<= HELD, K) of the stretch that each sample ends, infinite where none does
         self.origin: np.ndarray  # (K,) the first value, which sums are relative to
         self.sums: np.ndarray  # (3, K) of rows told: count, sum, squares
         self.usual: np.ndarray  # (2, K) of the distances so far: count, sum
+        self.deviation: np.ndarray  # (K,) of all rows so far
         self.last: np.ndarray  # (K,) what the last sample said
 
     def push(self, filled: np.ndarray) -> np.ndarray:
         """The next rows (n, K), gaps filled forward, NaN only before a KPI's first value → (n, K).
 
-        0 is nothing new: no farther from the past than usual. It rises with the square, at most `MOST`.
+        0 is nothing new: no farther from the past than usual. It rises with the square, at most `MOST`. A row
+        gets what the last sample that ended before it says, so that this can be worked out ahead.
         """
         n, kpis = filled.shape
         if self.tail is None:
             self.tail, self.samples, self.sizes = np.zeros((3, 0, kpis))
-            self.origin, self.last = np.full(kpis, np.nan), np.zeros(kpis)
+            self.origin = np.full(kpis, np.nan)
+            self.last, self.deviation = np.zeros((2, kpis))
             self.sums, self.usual = np.zeros((3, kpis)), np.zeros((2, kpis))
+        before = (self.rows - len(self.tail)) // STEP  # samples so far
         whole = np.concatenate([self.tail, filled])
-        many = len(whole) // STEP
-        self.tail = whole[many * STEP :]
-        ends = np.arange(many) * STEP + STEP - 1 - (len(whole) - n)  # rows of the piece that end a sample
-        deviation = self._deviation(filled)[ends]
-        means = whole[: many * STEP].reshape(many, STEP, kpis).mean(1) - self.origin
+        deviation = np.concatenate([self.deviation[None], self._deviation(filled)])
+        many = (len(whole) - 1) // STEP  # what the last row completes can wait
+        ends = np.arange(1, many + 1) * STEP - len(self.tail)  # in rows of the piece, counted from 1
+        self.tail, self.deviation = whole[many * STEP :], deviation[-1]
+        said = np.concatenate([self.last[None], self._take(whole[: many * STEP], deviation[ends])])
+        rows = np.arange(self.rows, self.rows + n)
+        self.rows += n
+        return np.asarray(said[rows // STEP - before])
+
+    def prepare(self) -> None:
+        """If the last row completed a sample, hold it against the past now."""
+        if self.tail is not None and len(self.tail) == STEP:
+            rows, self.tail = self.tail, self.tail[:0]
+            self._take(rows, self.deviation[None])
+
+    def _take(self, rows: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        """What the samples of some rows (m * STEP, K) say, (m, K), from the deviations (m, K) by then."""
+        many = len(rows) // STEP
+        if not many:
+            return np.zeros((0, rows.shape[1]))
+        means = rows.reshape(many, STEP, -1).mean(1) - self.origin
         self.samples = np.concatenate([self.samples, means])
         self.sizes = np.concatenate([self.sizes, np.full(means.shape, np.inf)])
-        far = nearest(self.samples, self.sizes, many)
-        said = np.concatenate([self.last[None], self._weigh(far, deviation)])
+        said = self._weigh(nearest(self.samples, self.sizes, many), deviation)
         self.samples, self.sizes, self.last = self.samples[-HELD:], self.sizes[-HELD:], said[-1]
-        rows = np.arange(self.rows, self.rows + n) + 1
-        self.rows += n
-        return np.asarray(said[rows // STEP - (self.rows // STEP - many)])
+        return said
 
     def take(self, columns: np.ndarray) -> None:
         """Go on with these KPIs, by their column; -1 is one that was never observed."""
         if self.tail is None:
             return
         for name, blank in (("tail", np.nan), ("samples", np.nan), ("sizes", np.inf), ("origin", np.nan),
-                            ("sums", 0.0), ("usual", 0.0), ("last", 0.0)):  # fmt: skip
+                            ("sums", 0.0), ("usual", 0.0), ("deviation", 0.0), ("last", 0.0)):  # fmt: skip
             setattr(self, name, rearranged(getattr(self, name), columns, blank))
 
     def _deviation(self, filled: np.ndarray) -> np.ndarray:
@@ -93,8 +110,7 @@ class Novelty:
         told = np.isfinite(far)
         count = self.usual[0] + np.cumsum(told, 0)
         total = self.usual[1] + np.cumsum(np.where(told, far, 0), 0)
-        if len(far):
-            self.usual = np.stack([count[-1], total[-1]])
+        self.usual = np.stack([count[-1], total[-1]])
         usual = np.maximum(total / np.maximum(count, 1), USUAL)
         more = np.where(told & (count > LEAST), far / usual - 1, 0)
         return np.asarray(np.minimum(np.maximum(more, 0) ** 2, MOST))

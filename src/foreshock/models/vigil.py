@@ -186,6 +186,7 @@ class VigilStream:
         """
         self.surprise.prepare()
         self.distance.prepare()
+        self.novelty.prepare()
         return any(scan.prepare(most) for scan in self.scans)
 
     def relayout(self, kpis: tuple[Kpi, ...]) -> None:
