@@ -108,7 +108,7 @@ def ablation() -> list[str]:
     if not done:
         return []
     about = [
-        "Variants by the same protocol on fewer series, at most 10,000 rows of each. Made by `foreshock",
+        "Variants by the same protocol on fewer and shorter series. Made by `foreshock",
         "evaluate benchmarks/ablation.yaml --data DIR`.",
         "",
     ]
