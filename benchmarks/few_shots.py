@@ -6,7 +6,7 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ def curves(records: Sequence[Record]) -> list[str]:
                 f"{f1(sum(found), len(found), false):.3f} ({low:.2f} to {high:.2f})",
                 f"{sum(found)} of {len(found)}",
                 false,
-                f"{statistics.mean(max(r['best_f1'], r['event_f1']) for r in group):.3f}",
+                f"{statistics.mean(map(best_f1, group)):.3f}",
                 f"{statistics.mean(_spent(r) for r in group):.0f}",
             ]
         )
@@ -146,22 +146,38 @@ def efficiency(records: Sequence[Record]) -> list[str]:
     rows = []
     for ours in OURS:
         for r in found.get((ours, FEW), []):
-            level = seed_f1(r)
-            theirs = {name: _curve(records, name, r["seed"]) for name in names}
-            theirs = {name: curve for name, curve in theirs.items() if curve}
-            if not theirs:
-                continue
-            least, best = min((needed(curve, level), name) for name, curve in theirs.items())
-            most = max(max(curve) for curve in theirs.values())
-            top, name = max((max(curve.values()), name) for name, curve in theirs.items())
-            told = f"more than {most / FEW:g}" if math.isinf(least) else f"{least / FEW:.1f} ({best})"
-            rows.append([ours, r["seed"], f"{level:.3f}", f"{top:.3f} ({name})", most, told])
-    head = ["detector", "seed", f"event F1 with {FEW}", "best baseline's best", "of up to windows"]
-    return table([*head, "times the labels it needs"], rows)
+            cells: list[str] = []
+            for figure in (seed_f1, best_f1):
+                theirs = {name: _curve(records, name, r["seed"], figure) for name in names}
+                cells += [f"{figure(r):.3f}", *_needs({n: c for n, c in theirs.items() if c}, figure(r))]
+            rows.append([ours, r["seed"], *cells])
+    head = ["detector", "seed", f"event F1 with {FEW}", "best baseline at any number", "times the labels"]
+    head += ["best F1, an oracle's", "best baseline at any number", "times the labels"]
+    most = {n: max(r["shots"] for r in records if r["detector"] == n) for n in names}
+    each = ", ".join(f"{name} {shots}" for name, shots in most.items())
+    return [*table(head, rows), f"Measured up to so many windows: {each}.", ""]
 
 
-def _curve(records: Sequence[Record], detector: str, seed: int) -> dict[int, float]:
-    return {r["shots"]: seed_f1(r) for r in records if (r["detector"], r["seed"]) == (detector, seed)}
+def _needs(theirs: dict[str, dict[int, float]], level: float) -> list[str]:
+    """The best that baselines reach, and how many times the labels the first of them needs for a level."""
+    if not theirs:
+        return ["", ""]
+    top, name, shots = max((value, name, shots) for name, c in theirs.items() for shots, value in c.items())
+    least, first = min((needed(curve, level), name) for name, curve in theirs.items())
+    told = f"{least / FEW:.1f} ({first})"
+    if math.isinf(least):
+        told = f"more than {min(max(curve) for curve in theirs.values()) / FEW:g}"
+    return [f"{top:.3f} ({name}, {shots})", told]
+
+
+def best_f1(record: Record) -> float:
+    return float(max(record["best_f1"], record["event_f1"]))
+
+
+def _curve(
+    records: Sequence[Record], detector: str, seed: int, figure: Callable[[Record], float]
+) -> dict[int, float]:
+    return {r["shots"]: figure(r) for r in records if (r["detector"], r["seed"]) == (detector, seed)}
 
 
 def paired(records: Sequence[Record]) -> list[str]:
