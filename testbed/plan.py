@@ -54,6 +54,6 @@ FULL = Plan(60.0, 300.0, 600.0, 60.0, 45.0, FAULTS), Size()
 # what. Both faults are far from anything usual on a machine of any speed, also after the other one.
 BRIEF = (Fault("catalog", "slow_query", 100_000), Fault("cart", "crash", 1))
 SMALL = (
-    Plan(45.0, 120.0, 0.0, 45.0, 2.0, BRIEF, least_s=10.0, late_s=60.0, tries=2),
+    Plan(45.0, 110.0, 0.0, 45.0, 2.0, BRIEF, least_s=10.0, late_s=75.0, tries=2),
     Size(step_s=1.0, window_s=6.0),
 )
