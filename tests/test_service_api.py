@@ -150,8 +150,10 @@ def test_backtest_counts_what_verdicts_say(client, live):
     strict = client.get("/api/v1/backtest?threshold=1e6").json()
     assert loose["count"] > 0
     assert strict["count"] == 0
-    counts = [budget["incidents"] for budget in loose["budgets"]]
-    assert counts == sorted(counts)
+    # Incidents need not grow one by one with the budget: a lower threshold makes one of two that are near.
+    thresholds = [budget["high"] for budget in loose["budgets"]]
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert loose["budgets"][-1]["incidents"] > 0
     assert loose["minutes_a_day"] == pytest.approx(15 * loose["count"] / loose["days"])
     strongest = max(live.store.incidents(), key=lambda i: i["event"]["peak_score"])
     live.store.add_verdict(strongest["id"], "confirmed")
