@@ -96,14 +96,21 @@ def test_slow_queries_are_slow_and_end(base):
     async def run():
         pool, clock = Pool(base), asyncio.get_running_loop().time
         faults = Faults(pool, seed=1)
-        begun = clock()
-        plain = await pool.query("SELECT * FROM products WHERE id = 5")
-        middle = clock()
+
+        async def ask():
+            """The answer, and the shortest of some times: others may have the processor for a while."""
+            times = []
+            for _ in range(5):
+                begun = clock()
+                told = await pool.query("SELECT * FROM products WHERE id = 5")
+                times.append(clock() - begun)
+            return told, min(times)
+
+        plain, fast_s = await ask()
         faults.start("slow_query", 100_000)
-        slow = await pool.query("SELECT * FROM products WHERE id = 5")
-        end = clock()
+        slow, slow_s = await ask()
         faults.stop("slow_query")
-        return plain == slow, middle - begun, end - middle, pool.extra_rows
+        return plain == slow, fast_s, slow_s, pool.extra_rows
 
     same, fast_s, slow_s, left = asyncio.run(run())
     assert same
