@@ -331,10 +331,11 @@ def live() -> list[str]:
                 f"{r['backfill_rows']} in {r['backfill_s']:.0f} s",
                 f"{memory[0]:.0f} / {memory[len(memory) // 2]:.0f} / {memory[-1]:.0f}",
                 r["incidents"],
+                r["threads"],
                 f"{r['load_before']:.1f}",
             ]
         )
-    machines = sorted({f"{r['threads']} threads of {r['machine']}" for r in records})
+    machines = ", ".join(sorted({r["machine"] for r in records}))
     head = [
         "services × KPIs, step",
         "rows",
@@ -352,10 +353,9 @@ def live() -> list[str]:
         "`foreshock serve` on a server that answers as Prometheus does, clock set forward. A cycle is",
         "reading, scoring, storing and telling one row; ahead is what is prepared for the next row while it",
         "is waited for. Seconds: median / 99 % / largest. Memory of the process: at the first of the rows,",
-        "half-way and at the last;",
-        f"load: what others did when it began. {'; '.join(machines)}.",
+        f"half-way and at the last; load: what others did when it began. On {machines}.",
         "",
-        *table([*head, "load"], rows),
+        *table([*head, "threads", "load"], rows),
     ]
 
 
