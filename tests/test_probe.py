@@ -47,8 +47,9 @@ def test_what_is_not_there_is_told(looked):
     found = looked(
         NOBODY
         + 'alerts: {alertmanager: {url: "http://127.0.0.1:1"}, webhook: {url: "http://127.0.0.1:1/x"}}\n'
+        + 'remote_write: {url: "http://127.0.0.1:1/w"}\n'
     )
-    for what in ("prometheus", "alertmanager", "webhook"):
+    for what in ("prometheus", "alertmanager", "webhook", "remote_write"):
         assert not found[what][1]
         assert "127.0.0.1:1 can't be reached" in found[what][0]
     assert found["folder"][1]

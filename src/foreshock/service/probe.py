@@ -46,11 +46,13 @@ async def probe(settings: ServeSettings) -> AsyncIterator[Finding]:
     if alerts.alertmanager.url:
         yield await _alertmanager(alerts.alertmanager)
     if alerts.webhook.url:
-        yield await _webhook(alerts.webhook)
+        yield await _connects("webhook", "alerts.webhook", alerts.webhook)
     if not alerts.alertmanager.url and not alerts.webhook.url:
         yield Finding(
             "alerts", "nobody is told: neither alerts.alertmanager.url nor alerts.webhook.url is set"
         )
+    if settings.remote_write.url:
+        yield await _connects("remote_write", "remote_write", settings.remote_write)
     yield _folder(Path(settings.serve.data))
     yield _door(settings)
     yield _token(settings)
@@ -122,19 +124,19 @@ async def _alertmanager(access: Access) -> Finding:
         return Finding(what, f"{where} is no Alertmanager: its status makes no sense", ok=False)
 
 
-async def _webhook(access: Access) -> Finding:
-    """A connection only: a message would be taken for an incident."""
+async def _connects(what: str, section: str, access: Access) -> Finding:
+    """A connection only: a message would be taken for an incident, a sample for a score."""
     where, parts = shown(access.url), urlsplit(access.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        async with asyncio.timeout(access.timeout_s), open_client(access, "alerts.webhook"):
+        async with asyncio.timeout(access.timeout_s), open_client(access, section):
             _, writer = await asyncio.open_connection(parts.hostname, port)
             writer.close()
-        return Finding("webhook", f"{where} accepts connections; no message was sent")
+        return Finding(what, f"{where} accepts connections; nothing was sent")
     except ForeshockError as error:
-        return Finding("webhook", str(error), ok=False)
+        return Finding(what, str(error), ok=False)
     except (OSError, TimeoutError) as error:
-        return Finding("webhook", f"{where} can't be reached ({type(error).__name__})", ok=False)
+        return Finding(what, f"{where} can't be reached ({type(error).__name__})", ok=False)
 
 
 def _folder(folder: Path) -> Finding:
