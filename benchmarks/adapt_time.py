@@ -19,11 +19,10 @@ import time
 from pathlib import Path
 
 import labelled
+import records
 
 from foreshock.cli.inspect import write_table
 from foreshock.runlog import git_commit, processor
-
-OUT = Path(__file__).parent / "results" / "adapt_time.jsonl"
 
 TOLD = ("shots", "incidents", "steps", "best_step", "seconds", "crossed_ap", "zero_shot_ap")
 
@@ -53,8 +52,7 @@ def main() -> None:
         "cpu_s": round(spent.ru_utime + spent.ru_stime, 2), "load": round(load, 2), "cpu": processor(),
         "told": {key: told[key] for key in TOLD}, "commit": git_commit(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    with OUT.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    records.append("adapt_time.jsonl", record)
     print(record)
 
 

@@ -7,12 +7,12 @@ On a simulated shop (50 KPIs, 30 s). One JSON line is appended to results/adapte
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import records
 import torch
 
 from foreshock.models import load_detector
@@ -21,7 +21,6 @@ from foreshock.models.lora import load_adapter, with_adapter
 from foreshock.runlog import git_commit, processor
 from foreshock.sources import simulator
 
-OUT = Path(__file__).parent / "results" / "adapter_cost.jsonl"
 ROWS, ROUNDS = 512, 3
 
 
@@ -55,8 +54,7 @@ def main() -> None:
         "threads": torch.get_num_threads(), "cpu": processor(), "commit": git_commit(),
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    with OUT.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    records.append("adapter_cost.jsonl", record)
     print(record)
 
 

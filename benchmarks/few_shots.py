@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tables import Record, filled, read, table
+from records import Record, read
+from tables import filled, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tables import Record, filled, read, table
+from records import Record, read
+from tables import filled, table
 
 from foreshock.evaluate import FLOOR, audit_table, grouped_interval, paired_rows
 from foreshock.evaluate.tables import by_series, latest, threshold_of

@@ -13,41 +13,29 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import own_process
+import records
+
 from foreshock.memory import resident_bytes
 from foreshock.runlog import git_commit, processor
 
-RESULTS = Path(__file__).parent / "results" / "score_day.jsonl"
 ROWS = 5760
-
-
-def once(words: list[str], threads: int) -> dict[str, float]:
-    """One run of a command: seconds and peak bytes."""
-    command = [sys.executable, "-m", "foreshock", *words, "--force", "--quiet"]
-    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
-    began = time.perf_counter()
-    child = os.posix_spawn(sys.executable, command, environment, file_actions=nowhere)
-    _, status, used = os.wait4(child, 0)
-    wall = time.perf_counter() - began
-    if status:
-        raise SystemExit(f"foreshock {words[0]} ended with {os.waitstatus_to_exitcode(status)}")
-    # The system counts a child's peak from its parent's: this process stays the smaller one.
-    return {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}
 
 
 def measure(runs: int, threads: int) -> dict[str, Any]:
     load = os.getloadavg()[0]
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryDirectory() as folder:
-        once(["simulate", "--out", f"{folder}/day", "--rows", str(ROWS), "--step", "15", "--no-csv"], threads)
+        made = ["--out", f"{folder}/day", "--rows", str(ROWS), "--step", "15", "--no-csv", "--quiet"]
+        own_process.run(["simulate", *made], environment=environment)
         words = ["score", f"{folder}/day/recording.parquet", "--out", f"{folder}/scores.parquet"]
-        told = [once(words, threads) for _ in range(runs)]
+        words += ["--force", "--quiet"]
+        told = [own_process.run(words, environment=environment) for _ in range(runs)]
     record: dict[str, Any] = {"kind": "score_day", "rows": ROWS, "kpis": 88, "step_s": 15.0, "runs": runs}
     for name in ("wall_s", "cpu_s", "peak_bytes"):
         values = [one[name] for one in told]
@@ -74,10 +62,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: as the command chooses itself")
     told = parser.parse_args()
     record = measure(told.runs, told.threads)
-    names = ("processor", "has_amx", "threads")
-    kept = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    kept = [r for r in kept if any(r[name] != record[name] for name in names)]
-    RESULTS.write_text("".join(json.dumps(r) + "\n" for r in [*kept, record]))
+    records.put("score_day.jsonl", record, same=("processor", "has_amx", "threads"))
     print(json.dumps(record))
 
 

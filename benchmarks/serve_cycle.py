@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
+import records
 import torch
 
 from foreshock.alerts.outbox import make_outbox
@@ -40,7 +41,6 @@ from foreshock.sources.prometheus import PrometheusClient, PrometheusOptions, Qu
 from foreshock.store import Store
 from foreshock.stream import Monitor
 
-RESULTS = Path(__file__).parent / "results" / "serve_cycle.jsonl"
 FAULT_EVERY, FAULT_ROWS = 97, 20
 
 
@@ -194,10 +194,7 @@ def main() -> None:
             record = asyncio.run(run(told, ours.recv(), Path(folder)))
     finally:
         server.terminate()
-    names = ("services", "kpis", "step_s", "rows")
-    kept = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    kept = [r for r in kept if any(r[name] != record[name] for name in names)]
-    RESULTS.write_text("".join(json.dumps(r) + "\n" for r in [*kept, record]))
+    records.put("serve_cycle.jsonl", record, same=("services", "kpis", "step_s", "rows"))
     print(json.dumps(record))
 
 

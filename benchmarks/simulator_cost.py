@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import own_process
 
 from foreshock.memory import resident_bytes
 from foreshock.runlog import git_commit, processor
@@ -32,16 +32,8 @@ def measure(rows: int | None, nice: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         words = ["simulate", "--out", f"{folder}/made", "--json", "--quiet"]
         words += [] if rows is None else ["--rows", str(rows), "--no-csv"]
-        command = [sys.executable, "-m", "foreshock", *words]
-        load, began = os.getloadavg()[0], time.perf_counter()
-        with open(os.path.join(folder, "told"), "wb") as told:
-            child = os.posix_spawn(
-                sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, told.fileno(), 1)]
-            )
-            _, status, used = os.wait4(child, 0)
-        wall = time.perf_counter() - began
-        if status:
-            raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+        load = os.getloadavg()[0]
+        took = own_process.run(words, out=f"{folder}/told")
         made = json.loads(Path(folder, "told").read_bytes())
         sizes = {Path(f).suffix: Path(f).stat().st_size for f in made["files"] if "recording" in Path(f).name}
     kinds = {fault["fault_type"] for fault in made["faults"]}
@@ -54,10 +46,9 @@ def measure(rows: int | None, nice: int) -> dict[str, Any]:
         "step_s": 15.0,
         "faults": len(made["faults"]),
         "fault_types": len(kinds),
-        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
-        "wall_s": round(wall, 1),
-        # The system counts a child's peak from its parent's: this process stays the smaller one.
-        "peak_bytes": used.ru_maxrss * 1024,
+        "cpu_s": round(took["cpu_s"], 1),
+        "wall_s": round(took["wall_s"], 1),
+        "peak_bytes": took["peak_bytes"],
         "parent_bytes": resident_bytes(),
         "parquet_bytes": sizes[".parquet"],
         "csv_bytes": sizes.get(".csv"),

@@ -8,22 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from records import Record, read
+
 from foreshock.evaluate import audit_table, leaderboard, report
 from foreshock.evaluate.tables import latest
 
 HERE = Path(__file__).parent
-Record = dict[str, Any]
 LEAKAGE = HERE.parent / "docs" / "leakage.md"
 PLAN = HERE.parent / "docs" / "plan.md"
 BEGIN, END = "<!-- table: written by `make docs` -->", "<!-- end of table -->"
 HOURLY = "recall_at_one_false_alarm_an_hour_oracle"
 COUNTS = ("found", "service_first", "false_alarms")
-
-
-def read(name: str) -> list[Record]:
-    """The records of one file; none when the benchmark was never run."""
-    path = HERE / "results" / name
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
