@@ -115,6 +115,10 @@ class Serving:
         found = self.get("/api/v1/incidents?limit=200")
         return list(found["incidents"])
 
+    def new_incidents(self, known: Any) -> list[dict[str, Any]]:
+        """Those whose names are not among some."""
+        return [i for i in self.incidents() if i["id"] not in known]
+
     def metric(self, name: str) -> float:
         line = next(line for line in self.get("/metrics").splitlines() if line.startswith(name + " "))
         return float(line.rpartition(" ")[2])

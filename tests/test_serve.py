@@ -32,9 +32,9 @@ def test_a_fault_is_found_told_and_ended(tmp_path):
         serve.start()
         quiet = [i["id"] for i in serve.incidents()]
         fault(fake)
-        serve.wait_for(lambda: [i for i in serve.incidents() if i["id"] not in quiet], 40)
+        serve.wait_for(lambda: serve.new_incidents(quiet), 40)
         serve.wait_for(lambda: all(i["state"] == "closed" for i in serve.incidents()), 90)
-        assert len([i for i in serve.incidents() if i["id"] not in quiet]) == 1
+        assert len(serve.new_incidents(quiet)) == 1
         assert serve.stop() == 0
 
 
@@ -44,13 +44,13 @@ def test_killed_in_an_incident(tmp_path):
         serve.start()
         quiet = {i["id"] for i in serve.incidents()}
         fault(fake, 12)
-        (told,) = serve.wait_for(lambda: [i for i in serve.incidents() if i["id"] not in quiet], 40)
+        (told,) = serve.wait_for(lambda: serve.new_incidents(quiet), 40)
         serve.kill()
         serve.start()
-        again = [i for i in serve.incidents() if i["id"] not in quiet]
+        again = serve.new_incidents(quiet)
         assert [i["id"] for i in again] == [told["id"]]
         serve.wait_for(lambda: all(i["state"] == "closed" for i in serve.incidents()), 90)
-        assert [i["id"] for i in serve.incidents() if i["id"] not in quiet] == [told["id"]]
+        assert [i["id"] for i in serve.new_incidents(quiet)] == [told["id"]]
 
 
 @pytest.mark.parametrize("mode", ["500", "malformed", "slow"])
@@ -74,7 +74,7 @@ def test_a_wrong_configuration_changes_nothing_and_a_right_one_loses_nothing(tmp
         serve.start()
         quiet = {i["id"] for i in serve.incidents()}
         fault(fake, 12)
-        (told,) = serve.wait_for(lambda: [i for i in serve.incidents() if i["id"] not in quiet], 40)
+        (told,) = serve.wait_for(lambda: serve.new_incidents(quiet), 40)
         text, address = serve.config.read_text(), serve.address
         serve.config.write_text(text.replace("step_s: 0.25", "step_s: -1"))
         serve.reload()
@@ -90,7 +90,7 @@ def test_a_wrong_configuration_changes_nothing_and_a_right_one_loses_nothing(tmp
         assert serve.metric("foreshock_config_reload_success") == 1
         assert serve.notes("reloaded", at)[-1]["changed"] == ["score"]
         serve.wait_for(lambda: all(i["state"] == "closed" for i in serve.incidents()), 90)
-        new = [i for i in serve.incidents() if i["id"] not in quiet]
+        new = serve.new_incidents(quiet)
         assert told["id"] in [i["id"] for i in new]
         # On a busy machine rows are late and the fault may come apart; its parts are told as one.
         assert all(i["id"] == told["id"] or i["event"]["sequel_of"] is not None for i in new)
@@ -127,7 +127,7 @@ def test_a_clock_that_jumps_ahead_and_back(tmp_path):
         fake.clock_s = 0
         serve.wait_for(lambda: serve.notes("clock_went_back"))
         fault(fake)
-        serve.wait_for(lambda: [i for i in serve.incidents() if i["id"] not in quiet], 40)
+        serve.wait_for(lambda: serve.new_incidents(quiet), 40)
         assert serve.stop() == 0
 
 
