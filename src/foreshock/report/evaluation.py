@@ -85,6 +85,7 @@ def html(
         delays=_delays(source, shown),
         precision=_precision(source, shown),
         timelines=_timelines(source),
+        is_sketched=any(r["key"] in sketches for r in done),
         cost=_cost(source),
         refused=_refused(source),
         held=_held(source),
@@ -183,11 +184,13 @@ def _paired(source: Source) -> list[dict[str, Any]]:
     """Ours less each rival, the hardest rival first, with places on an axis around 0."""
     rows = [r for r in paired_rows(source.done, METRIC, source.ours) if r.data == "all"]
     rows.sort(key=lambda r: r.difference.mean)
+    supervised = {r["detector"] for r in source.done if r.get("supervised")}
     most = max((max(abs(r.difference.low), abs(r.difference.high)) for r in rows), default=1.0) or 1.0
     return [
         {
             "name": r.rival,
             "is_floor": r.rival in FLOOR,
+            "is_supervised": r.rival in supervised,
             "series": r.difference.n,
             "difference": r.difference,
             "is_sure": r.difference.low > 0 or r.difference.high < 0,
@@ -304,8 +307,8 @@ def _timelines(source: Source) -> list[dict[str, Any]]:
     for family in source.families:
         rows = []
         for r in source.of(source.ours):
-            sketch = source.sketches.get(r["key"])
-            if r["data"] != family or not sketch or not sketch["timeline"]["rows"]:
+            line = source.sketches.get(r["key"], {}).get("timeline")
+            if r["data"] != family or not line or not line["rows"]:
                 continue
             told = threshold_of(r, "fixed")
             rows.append(
@@ -314,7 +317,7 @@ def _timelines(source: Source) -> list[dict[str, Any]]:
                     "figure": r["metrics"].get(METRIC),
                     "found": f"{sum(told['found'])} of {len(told['found'])}",
                     "false": told["false_alarms"],
-                    **timeline(sketch["timeline"], f"{family} {r['series']}"),
+                    **timeline(line, f"{family} {r['series']}"),
                 }
             )
         if rows:
@@ -345,18 +348,20 @@ def _cost(source: Source) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -(row["fit"] + row["score"]))
 
 
-def _refused(source: Source) -> list[dict[str, str]]:
-    groups: dict[tuple[str, str], list[Record]] = {}
+def _refused(source: Source) -> list[dict[str, Any]]:
+    """For each detector what it could not score, by family, and why."""
+    groups: dict[str, dict[str, list[Record]]] = {}
     for r in source.refused:
-        groups.setdefault((r["detector"], r["data"]), []).append(r)
-    return [
-        {
-            "who": f"{detector} on {data}",
-            "series": str(len({r["series"] for r in here})),
-            "why": here[0]["reason"],
-        }
-        for (detector, data), here in groups.items()
-    ]
+        groups.setdefault(r["detector"], {}).setdefault(r["data"], []).append(r)
+    found = []
+    for detector, by_data in groups.items():
+        reasons = [
+            {"data": data, "series": len({r["series"] for r in here}), "why": here[0]["reason"]}
+            for data, here in by_data.items()
+        ]
+        series = sum(len({r["series"] for r in here}) for here in by_data.values())
+        found.append({"detector": detector, "series": series, "reasons": reasons})
+    return found
 
 
 def _held(source: Source) -> list[str]:
