@@ -181,7 +181,9 @@ def test_fit_gives_each_detector_what_it_may_see():
     fit(load_detector("rolling_variance"), faulty())
 
 
-@pytest.mark.parametrize("name", ["isolation_forest", "knn", "kmeans_ad", "random_forest"])
+@pytest.mark.parametrize(
+    "name", ["isolation_forest", "knn", "kmeans_ad", "random_forest", "gradient_boosting"]
+)
 def test_without_scikit_learn_the_extra_is_named(name, monkeypatch):
     """What to install is told when the detector is loaded."""
     for module in ("sklearn.ensemble", "sklearn.neighbors", "sklearn.cluster"):
@@ -193,9 +195,13 @@ def test_without_scikit_learn_the_extra_is_named(name, monkeypatch):
 # --- supervised
 
 
-def test_the_forest_learns_the_fault_it_was_shown():
+SUPERVISED = (("random_forest", {"trees": 50}), ("gradient_boosting", {"rounds": 30}))
+
+
+@pytest.mark.parametrize(("name", "options"), SUPERVISED)
+def test_a_fault_that_was_shown_is_found(name, options):
     """Seen in the training part, found in the test part."""
-    d = load("random_forest", trees=50)
+    d = load(name, **options)
     assert d.needs_fit
     test = faulty(200, seed=1)
     s = d.fit(faulty()).score(test.without_labels())
@@ -206,19 +212,21 @@ def test_the_forest_learns_the_fault_it_was_shown():
     assert (np.argmax(s.kpis[on], axis=1) == 0).mean() > 0.7
 
 
-def test_rows_to_ignore_teach_nothing():
+@pytest.mark.parametrize(("name", "options"), SUPERVISED)
+def test_rows_to_ignore_teach_nothing(name, options):
     """Other labels on ignored rows change no score."""
     train, test = faulty(), walk(100, seed=1)
     ignore = np.arange(400) % 50 < 10
     flipped = train.labels.anomaly ^ ignore
-    one = load("random_forest", trees=20).fit(replace(train, labels=labels_of(train.labels.anomaly, ignore)))
-    two = load("random_forest", trees=20).fit(replace(train, labels=labels_of(flipped, ignore)))
+    one = load(name, **options).fit(replace(train, labels=labels_of(train.labels.anomaly, ignore)))
+    two = load(name, **options).fit(replace(train, labels=labels_of(flipped, ignore)))
     np.testing.assert_array_equal(one.score(test).system, two.score(test).system)
 
 
-def test_the_forest_needs_labels_of_both_kinds():
+@pytest.mark.parametrize(("name", "options"), SUPERVISED)
+def test_labels_of_both_kinds_are_needed(name, options):
     """No fit, no labels, one class: one clear error each."""
-    d = load("random_forest")
+    d = load(name, **options)
     with pytest.raises(ConfigError, match="was not fitted"):
         d.score(walk(50))
     with pytest.raises(FrameError, match="no labels"):

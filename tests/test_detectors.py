@@ -12,11 +12,20 @@ from foreshock.frame import Frame, Kpi, Labels
 from foreshock.models import DETECTORS, copy_of, fit, load_detector
 
 # What needs scikit-learn, which is no part of the base install.
-NEED_SKLEARN = ("isolation_forest", "knn", "kmeans_ad", "random_forest", "rank_average")
+NEED_SKLEARN = (
+    "isolation_forest",
+    "knn",
+    "kmeans_ad",
+    "random_forest",
+    "gradient_boosting",
+    "rank_average",
+)
+TAUGHT = ("random_forest", "gradient_boosting", "rank_average")
 # Less of the same, so that the contract is quick to check.
 QUICK = {
     "lstm_autoencoder": {"epochs": 5},
     "random_forest": {"trees": 30},
+    "gradient_boosting": {"rounds": 20},
     "rank_average": {"members": ("isolation_forest", "pca", "random_forest")},
 }
 
@@ -165,7 +174,7 @@ def test_describe_is_plain(detector):
     assert facts["detector"] == detector.name
 
 
-UNTAUGHT = [n for n in DETECTORS if n not in ("random", "random_forest", "rank_average")]
+UNTAUGHT = [n for n in DETECTORS if n not in ("random", *TAUGHT)]
 
 
 @pytest.mark.parametrize("name", UNTAUGHT)

@@ -176,6 +176,7 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "kmeans_ad": _classical("kmeans_ad"),
     "lstm_autoencoder": _lstm_autoencoder,
     "random_forest": _classical("random_forest"),
+    "gradient_boosting": _classical("gradient_boosting"),
     "rank_average": _rank_average,
 }
 
