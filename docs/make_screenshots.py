@@ -2,7 +2,7 @@
 
 Runs the main job on the demo recording, and the evaluation's page on the records of benchmarks/results, opens
 both in Chromium (playwright, from the `dev` group; the browser on the path or FORESHOCK_CHROMIUM) and writes
-docs/img/report-{desk,whole,phone}.png and evaluation-desk.png.
+docs/img/report-{desk,whole,phone}.png and evaluation-{desk,phone}.png.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
         save("report-whole.png", shoot(browser, page, 1280, "light", "section[aria-labelledby=whole]"))
         save("report-phone.png", shoot(browser, page, 390, "dark", "body", 1560))
         save("evaluation-desk.png", shoot(browser, judged, 1280, "light", "body", 1300))
+        save("evaluation-phone.png", shoot(browser, judged, 390, "dark", "body", 1560))
         browser.close()
 
 

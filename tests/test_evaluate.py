@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +198,11 @@ def test_entities_have_their_own_training_part(tmp_path):
         ({"label": np.arange(600) % 3}, "labels hold 2; they must be 0 or 1"),
         ({"label": np.zeros(5)}, r"label \(5,\)"),
         ({"train_end": np.int64(600)}, "train_end is 600, the series has 600 rows"),
+        ({"train_end": np.array([1, 2])}, r"train_end is \[1 2\]; it must be one number"),
+        ({"train_end": np.float64("nan")}, "train_end is nan; it must be one number"),
+        ({"value": np.array(["high"] * 600)}, "value holds str128, such as high; numbers are needed"),
+        ({"value": np.zeros(0), "label": np.zeros(0), "train_end": np.int64(0)}, r"value has shape \(0,\)"),
+        ({"timestamp": np.arange(5)}, r"timestamp has shape \(5,\), value \(600,\)"),
     ],
 )
 def test_a_bad_series_is_named(tmp_path, arrays, words):
@@ -485,6 +494,69 @@ def test_the_command_goes_on_where_it_was_killed(config, tmp_path, capsys):
     assert len(latest(json.loads(line) for line in out.read_text().splitlines())) == 10
 
 
+def test_a_run_killed_outright_loses_nothing(config, tmp_path, capsys):
+    """SIGKILL after the first records: they stay as they are, and the same command does the rest."""
+    out = tmp_path / "out.jsonl"
+    words = [sys.executable, "-m", "foreshock", "evaluate", str(config), "--quiet"]
+    config.write_text(config.read_text().replace("seeds: [0]", f"seeds: {list(range(40))}"))
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    give_up = time.monotonic() + 60
+    while (not out.exists() or out.read_text().count("\n") < 3) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = [line for line in out.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    assert len(before) >= 3
+    assert run(words[3:]) == 0
+    lines = out.read_text().splitlines(keepends=True)
+    assert lines[: len(before)] == before
+    keys = [json.loads(line)["key"] for line in lines[:-1]]
+    assert len(keys) == len(set(keys)) == 2 * (4 + 40)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"label": None}, "bb.npz has no `label`"),
+        ({"label": np.arange(600) % 3}, "bb.npz: labels hold 2"),
+        ({"value": np.zeros(5)}, r"bb.npz: value has shape (5,)"),
+    ],
+)
+def test_bad_data_stop_the_command_and_no_record_is_lost(config, data, tmp_path, capsys, arrays, message):
+    """One line and exit code 2; what was measured before stands, and mended data go on from there."""
+    write_series(data / "made", "bb", **arrays)
+    assert run(["evaluate", str(config), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    before = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert {json.loads(line)["series"] for line in before} == {"a"}
+    write_series(data / "made", "bb")
+    assert run(["evaluate", str(config), "--quiet"]) == 0
+    after = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert after[: len(before)] == before
+    assert len(after) == 2 * 5 + 1
+
+
+def test_an_unknown_detector_stops_the_command_before_any_work(config, tmp_path, capsys):
+    """A typing mistake in the configuration: the nearest name, no file."""
+    config.write_text(config.read_text().replace("name: past_median", "name: past_medain"))
+    assert run(["evaluate", str(config)]) == 2
+    assert "did you mean 'past_median'" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_through_the_command(config, data, capsys, label):
+    """All normal or all faulty: exit code 0, a table without ranking figures."""
+    for name in ("a", "bb"):
+        write_series(data / "made", name, label=np.full(600, label, np.uint8))
+    assert run(["evaluate", str(config), "--json", "--quiet"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert {r["metrics"]["vus_pr"] for r in records} == {None}
+    assert {r["status"] for r in records} == {"done"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -505,8 +577,10 @@ def test_the_preset_is_sound():
     from foreshock.cli.evaluate import _setup
 
     preset = _setup(None, None)
-    assert {d.name for d in preset.with_floor} >= {"foreshock", "untrained", "random", "random_forest"}
+    left_out = {"moment_published", "last_value"}  # the first wants MOMENT-1's weights
+    assert {d.name for d in preset.with_floor} == models.DETECTORS.keys() - left_out
     assert len(preset.data) == 12
+    assert preset.seeds == (0, 1, 2)
 
 
 # --------------------------------------------------------------------------------------------- statistics
@@ -715,7 +789,7 @@ def test_spans_of_a_series_are_its_faults(data):
 
 def test_a_sketch_is_small_and_true(data):
     """Precision falls from 1, the highest score keeps its column, faults and alarms are told in columns."""
-    one = setup(data, "robust_z")
+    one = setup(data, "robust_z", ours="robust_z")
     (job,) = [j for j in plan(one) if j.choice.name == "robust_z" and j.series == "a"]
     found = next(evaluate(one, [job]))["sketch"]
     assert len(found["precision"]) == len(RECALLS)
@@ -747,6 +821,15 @@ def test_only_the_first_seed_is_sketched(data):
     one = setup(data, "random")
     drawn = [(r["seed"], "sketch" in r) for r in evaluate(one, plan(one, only=["random"]))]
     assert drawn == [(0, True), (1, False)] * 2
+
+
+def test_only_ours_is_sketched_in_time(data):
+    """Every detector has its curve; the score in time, most of the bytes, is kept of the one in question."""
+    one = setup(data, "past_median", "random", ours="past_median")
+    drawn = {r["detector"]: r["sketch"].keys() for r in evaluate(one, plan(one)) if "sketch" in r}
+    assert drawn.pop("past_median") == {"precision", "timeline"}
+    assert drawn
+    assert all(keys == {"precision"} for keys in drawn.values())
 
 
 def test_the_command_keeps_sketches_beside_the_records(config, tmp_path, capsys):
@@ -801,6 +884,10 @@ def test_the_command_compares_files(config, tmp_path, capsys):
     assert run(["runs", "compare", out, out, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changes"][0]["difference"]["mean"] == 0
     assert run(["runs", "compare", out, "nothing.jsonl"]) == 2
+    assert "nothing.jsonl is not there" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"kind": "run"}\n')
+    assert run(["runs", "compare", out, str(other)]) == 2
     assert "holds no evaluation record" in capsys.readouterr().err
 
 
@@ -819,4 +906,8 @@ def test_the_command_writes_a_page_and_its_tables(config, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     assert run([*words, "--force"]) == 0
     assert page.read_text() == first
+    (tmp_path / "out.sketches.jsonl").unlink()
+    assert run([*words[:-1], "--force"]) == 0
+    assert "out.sketches.jsonl is not there" in capsys.readouterr().err
+    assert "out.sketches.jsonl, which `foreshock evaluate` writes" in page.read_text()
     assert run(["evaluate", str(config), "--report", str(tmp_path / "page.pdf")]) == 2

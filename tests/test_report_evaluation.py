@@ -93,6 +93,25 @@ def test_old_records_have_no_curves_and_the_page_says_so():
     assert "Leaderboard" in page
 
 
+def test_timelines_of_others_are_missed_by_name():
+    """Sketches hold the score in time of one detector; asked about another, the page says what is missing."""
+    found = records()
+    drawn = {key: {"precision": s["precision"]} for key, s in sketches_for(found).items()}
+    page = evaluation.html(found, drawn, ours="rolling_variance")
+    assert "rolling_variance has none here" in page
+    assert "draw square" in page
+    assert "draw strip" not in page
+
+
+def test_what_was_refused_is_told_once_a_detector():
+    """Families and reasons in one fold."""
+    found = [made("foreshock", "a", 0.5)]
+    found += [made("forest", s, 0.0, d, status="refused", reason="short") for d in ("x", "y") for s in "ab"]
+    page = evaluation.html(found, {})
+    assert "<summary>forest, 4 series</summary>" in page
+    assert page.count(", 2 series: short") == 2
+
+
 def test_behind_is_said():
     """A rival that leads makes the headline honest, and a family where one leads is named."""
     found = records()

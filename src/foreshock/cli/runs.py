@@ -110,7 +110,10 @@ def write_report(out: Path, records: list[dict[str, Any]], source: Path, ours: s
     if out.suffix.lower() == ".md":
         text = "\n".join(as_markdown(records, ours)) + "\n"
     else:
-        sketches = {line["key"]: line for line in read_lines(sketches_of(source)) if "key" in line}
+        beside = sketches_of(source)
+        sketches = {line["key"]: line for line in read_lines(beside) if "key" in line}
+        if not sketches:
+            console.note(f"{beside} is not there: the page has tables, but no curves and no timelines")
         text = evaluation.html(records, sketches, ours, title=source.stem)
     with replacing(out) as part:
         part.write_text(text, "utf-8")
@@ -126,6 +129,8 @@ def _evaluation(path: Path) -> list[dict[str, Any]]:
     from foreshock.errors import InputError
     from foreshock.runlog import read_lines
 
+    if not path.is_file():
+        raise InputError(f"{path} is not there; give the JSONL file that `foreshock evaluate` wrote.")
     lines = list(read_lines(path))
     if not any(line.get("kind") == "evaluation" for line in lines):
         raise InputError(

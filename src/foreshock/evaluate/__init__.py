@@ -12,7 +12,7 @@ from foreshock.evaluate.compare import Change, Comparison, compare_records
 from foreshock.evaluate.contamination import held_by
 from foreshock.evaluate.parts import DataSet, Part, named_parts
 from foreshock.evaluate.protocol import FLOOR, DetectorChoice, Evaluation, Job, evaluate, plan
-from foreshock.evaluate.sketch import RECALLS, sketch, sketches_of
+from foreshock.evaluate.sketch import RECALLS, sketches_of
 from foreshock.evaluate.statistics import Interval, SignedRank, grouped_interval, holm, interval, wilcoxon
 from foreshock.evaluate.tables import leaderboard, paired_rows, report
 
@@ -42,7 +42,6 @@ __all__ = [
     "paired_rows",
     "plan",
     "report",
-    "sketch",
     "sketches_of",
     "wilcoxon",
 ]

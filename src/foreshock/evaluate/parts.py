@@ -199,16 +199,28 @@ def _stored(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise FrameError(
             f"{file} has no `{missing[0]}` (it holds {held}); a series needs value, label and train_end."
         )
+    end = out["train_end"]
+    if end.ndim or end.dtype.kind not in "iuf" or not np.isfinite(end):
+        raise FrameError(f"{file}: train_end is {end}; it must be one number, the first row to be judged.")
     return out
 
 
 def _one_series(data: DataSet, file: Path, gap_rows: int) -> Part:
     stored = _stored(file, ("value", "label", "train_end"))
-    value, label = np.asarray(stored["value"], float), stored["label"]
-    if value.ndim != 1 or label.shape != value.shape:
+    value, label, stamps = stored["value"], stored["label"], stored.get("timestamp")
+    if value.ndim != 1 or not value.size or label.shape != value.shape:
         raise FrameError(
             f"{file}: value has shape {value.shape}, label {label.shape}; both must be (T,), T at least 1."
         )
+    if value.dtype.kind not in "iufb":
+        raise FrameError(
+            f"{file}: value holds {value.dtype.name}, such as {value[0]!s:.20}; numbers are needed."
+        )
+    if stamps is not None and stamps.shape != value.shape:
+        raise FrameError(
+            f"{file}: timestamp has shape {stamps.shape}, value {value.shape}; they must be equal."
+        )
+    value = value.astype(float)
     strange = label[(label != 0) & (label != 1)]
     if len(strange):
         raise FrameError(f"{file}: labels hold {strange[0]}; they must be 0 or 1.")
@@ -218,7 +230,7 @@ def _one_series(data: DataSet, file: Path, gap_rows: int) -> Part:
             f"{file}: train_end is {end}, the series has {len(value)} rows; some must follow it."
         )
     truth = label.astype(bool)
-    time_ns, step_s = _clock(stored.get("timestamp"), len(value), data.step_s)
+    time_ns, step_s = _clock(stamps, len(value), data.step_s)
     if data.rows is not None and len(value) > data.rows:
         start, end = stretch(truth, end, data.rows, gap_rows, file.stem)
         cut = slice(start, start + data.rows)

@@ -26,7 +26,7 @@ from foreshock.decide import Event, decide
 from foreshock.errors import ConfigError, ForeshockError
 from foreshock.evaluate.contamination import held_by
 from foreshock.evaluate.parts import DataSet, Part, named_parts
-from foreshock.evaluate.sketch import sketch
+from foreshock.evaluate.sketch import precision_at, timeline
 from foreshock.memory import watch
 from foreshock.metrics import METRICS, TOLERANCE_ROWS, Judged, event_counts, period
 from foreshock.models import Detector, fit, load_detector
@@ -221,9 +221,7 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
     model = about.get("model")
     chosen = thresholds(part, scores, setup.false_alarms_per_day)
     fixed = next(iter(chosen.values()))
-    drawn = (
-        {"sketch": sketch(part, scores, fixed, decide(scores, fixed))} if job.seed == setup.seeds[0] else {}
-    )
+    drawn = {"sketch": sketch(setup, job, part, scores, fixed)} if job.seed == setup.seeds[0] else {}
     return {
         **facts,
         "status": "done",
@@ -241,6 +239,19 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         ),
         **drawn,
     }
+
+
+def sketch(
+    setup: Evaluation, job: Job, part: Part, scores: Scores, fixed: Threshold | CausalThreshold
+) -> dict[str, Any]:
+    """What a page draws of one record: a curve of each detector, a timeline of ours alone.
+
+    Timelines of all would be five times the records' sketches, and no page shows them.
+    """
+    drawn: dict[str, Any] = {"precision": precision_at(scores.system.astype(float), part.truth, part.ignore)}
+    if job.choice.title == setup.ours:
+        drawn["timeline"] = timeline(part, scores, fixed, decide(scores, fixed))
+    return drawn
 
 
 def _metrics_of(setup: Evaluation, data: DataSet) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a page draws of one record: its precision-recall curve, and the score in time with faults and alarms.
 
 A sketch is small whatever the length of the series: 40 figures of precision, at most 240 columns of time, and
-stretches counted in columns. Not here: figures (protocol), drawing (plots).
+stretches counted in columns. Not here: figures and who is sketched (protocol), drawing (report).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def sketches_of(records: str | Path) -> Path:
     return path.with_name(f"{path.stem}.sketches{path.suffix}")
 
 
-def sketch(
+def timeline(
     part: Part, scores: Scores, threshold: Threshold | CausalThreshold, events: Iterable[Any]
 ) -> dict[str, Any]:
     """The judged stretch of one part in a few hundred numbers.
@@ -42,9 +42,8 @@ def sketch(
         events: what it made of the scores; only those that touch the stretch are kept.
 
     Returns:
-        `precision` at RECALLS (None where there is no faulty row), and `timeline`: first stamp, rows and
-        seconds, `score` (None where nothing was observed), `high`, and `faults` and `alarms` as
-        (first column, column after the last).
+        First stamp, rows and seconds, `score` (None where nothing was observed), `high`, and `faults` and
+        `alarms` as (first column, column after the last).
     """
     system = scores.system.astype(float)
     rows = np.flatnonzero(part.judged)
@@ -53,16 +52,13 @@ def sketch(
     high = np.asarray(threshold.high, float)
     level = float(high) if high.ndim == 0 else float(np.median(high[first:stop]))
     return {
-        "precision": precision_at(system, part.truth, part.ignore),
-        "timeline": {
-            "start": str(part.frame.time[first].astype("datetime64[s]")) + "Z" if columns else None,
-            "rows": stop - first,
-            "step_s": part.frame.step_s,
-            "score": [_short(v) for v in _highest(system[first:stop], columns)],
-            "high": _short(level),
-            "faults": _in_columns(part.faults, first, stop, columns),
-            "alarms": _in_columns([(e.start, e.end) for e in events], first, stop, columns),
-        },
+        "start": str(part.frame.time[first].astype("datetime64[s]")) + "Z" if columns else None,
+        "rows": stop - first,
+        "step_s": part.frame.step_s,
+        "score": [_short(v) for v in _highest(system[first:stop], columns)],
+        "high": _short(level),
+        "faults": _in_columns(part.faults, first, stop, columns),
+        "alarms": _in_columns([(e.start, e.end) for e in events], first, stop, columns),
     }
 
 
