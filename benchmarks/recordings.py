@@ -79,8 +79,8 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     scores = detector.score(frame.without_labels())
     took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
-    whole = fixed_threshold(scores, Settings())
-    causal = calibrate_causal(scores.system, frame.step_s)
+    whole = fixed_threshold(scores, Settings(), detector)
+    causal = calibrate_causal(scores.system, frame.step_s, guess=getattr(detector, "guess", None))
     by_threshold = {}
     for name, threshold in (("recording", whole), ("past", causal)):
         events = decide(scores, threshold)

@@ -28,6 +28,7 @@ CONFIRM_SHARE = 2 / 3  # ... of which two, four, twelve must be above `high`
 MERGE_S = 120.0
 WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
 FAR = 2.0  # tail scales above `at_once` from which a row is no quiet one; docs/log.md, 2026-11-26
+FINISHED = 4.0  # times more that rows of a finished recording say about its own threshold
 SOURCE = {
     "tail": "peaks over threshold: Siffer et al. 2017 (SPOT); generalised Pareto by Zhang and Stephens 2009",
     "conformal": "split conformal: Vovk et al. 2005; Laxhammar and Falkman 2010",
@@ -77,6 +78,38 @@ class Threshold:
         return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Where a detector's threshold usually lies, for one false alarm a day, before a score was read.
+
+    Only for scores that mean the same everywhere. Thresholds are drawn towards it (their logarithms), the
+    less the more quiet rows are known.
+    """
+
+    high: float
+    at_once: float
+    rows: float = 2000.0  # quiet rows that count as much as the guess
+    slope: float = 0.25  # a level is lower by the alarms a day to this power
+
+    def __post_init__(self) -> None:
+        if not 0 < self.high <= self.at_once or not self.rows > 0:
+            raise ConfigError(
+                f"a guess of {self.high} and {self.at_once} worth {self.rows} rows makes no threshold; "
+                "give levels above 0, the second not below the first, and rows above 0."
+            )
+
+    def drawn(self, level: float, to: float, rows: int, per_day: float) -> float:
+        """The level from so many quiet rows, drawn towards the guess `to`."""
+        weight = rows / (rows + self.rows)
+        usual = to * per_day**-self.slope
+        return float(usual ** (1 - weight) * max(level, 1e-6) ** weight)
+
+
+def of_finished(guess: Guess | None) -> Guess | None:
+    """The guess for a recording that lies in the past: its own rows, all known, are what is judged."""
+    return None if guess is None else replace(guess, rows=guess.rows / FINISHED)
+
+
 def confirm_rows(
     step_s: float, confirm_s: float = CONFIRM_S, share: float = CONFIRM_SHARE
 ) -> tuple[int, int]:
@@ -99,6 +132,7 @@ def calibrate(
     confirm_s: float = CONFIRM_S,
     confirm_share: float = CONFIRM_SHARE,
     contamination: float = 0.4,
+    guess: Guess | None = None,
 ) -> Threshold:
     """A threshold at which quiet scores raise about `false_alarms_per_day` alarms a day.
 
@@ -109,6 +143,7 @@ def calibrate(
         merge_s: alarms closer than this count as one; as `decide.Rules.merge_s`.
         confirm_s, confirm_share: as in `decide.Rules`.
         contamination: the largest share of rows that may be set aside as incidents.
+        guess: where the threshold usually lies, if that is known for these scores; see `Guess`.
 
     With 15 peaks or more the tail is fitted and reaches beyond the data; with fewer rows a conformal
     quantile is taken where it can carry the promise, and an exponential guess where nothing can.
@@ -135,9 +170,16 @@ def calibrate(
     alarms = false_alarms_per_day * step_s / DAY_S  # alarms a row
     gap_rows = max(1, round(merge_s / step_s))
     single = 0.0 if confirm == (1, 1) else AT_ONCE_SHARE
-    level = _above_body(_level(rises, gap_rows, alarms * (1 - single)), lasting(values, *confirm), alarms)
+    level = _level(rises, gap_rows, alarms * (1 - single))
     at_once = _level(kept, gap_rows, alarms * single).score if single else level.score
-    return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)))
+    if guess is not None:
+        high = guess.drawn(level.score, guess.high, facts.quiet, false_alarms_per_day)
+        level = replace(level, score=high)
+        at_once = guess.drawn(
+            at_once, guess.at_once if single else guess.high, facts.quiet, false_alarms_per_day
+        )
+    level = _above_body(level, lasting(values, *confirm), alarms)
+    return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)), guess)
 
 
 def from_labels(
@@ -224,7 +266,9 @@ def _check(step_s: float, false_alarms_per_day: float) -> None:
         )
 
 
-def _describe(facts: _Facts, level: _Level, at_once: float, usual: float) -> Threshold:
+def _describe(
+    facts: _Facts, level: _Level, at_once: float, usual: float, guess: Guess | None = None
+) -> Threshold:
     """Put the promise and its limits into words."""
     day_rows = DAY_S / facts.step_s
     needed = math.ceil(2 * day_rows / facts.per_day)
@@ -233,13 +277,13 @@ def _describe(facts: _Facts, level: _Level, at_once: float, usual: float) -> Thr
     promised = {"none": 0.0, "tail": facts.per_day}.get(level.method, vouched)
     low = usual + LEAVE * (level.score - usual) if math.isfinite(level.score) else level.score
     return Threshold(
-        level.score, at_once, low, level.method, _reason(facts, level, needed, vouched), facts.per_day,
+        level.score, at_once, low, level.method, _reason(facts, level, needed, vouched, guess), facts.per_day,
         promised, facts.rows, facts.rows - facts.quiet, needed, level.scale, usual, facts.step_s,
         facts.confirm, LIMITS[level.method], SOURCE[level.method],
     )  # fmt: skip
 
 
-def _reason(facts: _Facts, level: _Level, needed: int, vouched: float) -> str:
+def _reason(facts: _Facts, level: _Level, needed: int, vouched: float, guess: Guess | None = None) -> str:
     if level.method == "none":
         return "no score was observed yet; no row can raise an alarm"
     words = [f"{facts.quiet:,} quiet scores ({facts.quiet * facts.step_s / DAY_S:.2g} days)"]
@@ -251,6 +295,8 @@ def _reason(facts: _Facts, level: _Level, needed: int, vouched: float) -> str:
         words.append("rank among the scores themselves (conformal)")
     else:
         words.append("too few for the promise: exponential guess above the upper quarter")
+    if guess is not None:
+        words.append(f"drawn towards this detector's usual {guess.high:g}, worth {guess.rows:,.0f} rows")
     words.append(f"{_times(facts.per_day)} expected")
     if facts.quiet < needed:
         words.append(f"the rows alone vouch for {_times(vouched)}; needs {needed:,} rows")
@@ -306,6 +352,7 @@ class CausalCalibrator:
     merge_s: float = MERGE_S
     confirm_s: float = CONFIRM_S
     confirm_share: float = CONFIRM_SHARE
+    guess: Guess | None = None
     _scores: np.ndarray = field(default_factory=lambda: np.zeros(0), init=False, repr=False)
     _far: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), init=False, repr=False)
     _row: int = field(default=0, init=False)
@@ -378,7 +425,7 @@ class CausalCalibrator:
         learned = np.where(self._far, math.nan, self._scores)
         return calibrate(
             learned, self.step_s, self.false_alarms_per_day, merge_s=self.merge_s,
-            confirm_s=self.confirm_s, confirm_share=self.confirm_share,
+            confirm_s=self.confirm_s, confirm_share=self.confirm_share, guess=self.guess,
         )  # fmt: skip
 
 
@@ -394,10 +441,11 @@ def calibrate_causal(
     merge_s: float = MERGE_S,
     confirm_s: float = CONFIRM_S,
     confirm_share: float = CONFIRM_SHARE,
+    guess: Guess | None = None,
 ) -> CausalThreshold:
     """A threshold for each row from the scores before it; see `CausalCalibrator`."""
     calibrator = CausalCalibrator(
         step_s, false_alarms_per_day, warmup_rows, refresh_rows, memory_rows, relearn_rows, merge_s,
-        confirm_s, confirm_share,
+        confirm_s, confirm_share, guess,
     )  # fmt: skip
     return calibrator.push(scores)

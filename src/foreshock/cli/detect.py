@@ -89,7 +89,7 @@ def detect(
             scores = scores_of(detecting, frame.without_labels(), settings, run, console)
         with run.phase("decide"):
             given = given_threshold(detecting, resolved, scores.step_s)
-            threshold, level = (given, given) if given else thresholds(scores, settings, as_live)
+            threshold, level = (given, given) if given else thresholds(scores, settings, detecting, as_live)
             events = decide(scores, threshold, settings.rules)
             causes = [explain(frame.without_labels(), scores, event, others=events) for event in events]
         incidents = [
@@ -145,7 +145,7 @@ def scores_of(detector: Any, frame: Frame, settings: Settings, run: Run, console
 
 
 def thresholds(
-    scores: Scores, settings: Settings, as_live: bool
+    scores: Scores, settings: Settings, detector: Any, as_live: bool
 ) -> tuple[Threshold | CausalThreshold, Threshold | None]:
     """The threshold of each row, and the last one learned, for words about the promise.
 
@@ -153,9 +153,9 @@ def thresholds(
     one that was known before it, which is what `foreshock score` writes.
     """
     if as_live:
-        causal = calibrator_of(settings, scores.step_s).push(scores.system)
+        causal = calibrator_of(settings, scores.step_s, detector).push(scores.system)
         return causal, causal.last
-    fixed = fixed_threshold(scores, settings)
+    fixed = fixed_threshold(scores, settings, detector)
     return fixed, fixed
 
 

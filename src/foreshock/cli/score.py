@@ -129,8 +129,9 @@ def scored(input: str, resolved: Resolved, run: Run, console: Console) -> Iterat
         return
     frame = read_whole(input, settings, console).without_labels()
     require_fit(frame, settings)
-    scores = detector_of(resolved, run, console).score(frame)
-    threshold = fixed_threshold(scores, settings)
+    detector = detector_of(resolved, run, console)
+    scores = detector.score(frame)
+    threshold = fixed_threshold(scores, settings, detector)
     decider = Decider(scores.step_s, settings.rules)
     decider.push(scores, threshold)
     yield Scored(scores, threshold.high, decider.inside)
@@ -148,7 +149,7 @@ def _streamed(input: str, resolved: Resolved, run: Run, console: Console) -> Ite
         if scorer is None:
             detector = detector_of(resolved, run, console)
             scorer = Scorer(detector, len(piece.kpis), rows, settings, run, console)
-            calibrator = calibrator_of(settings, piece.step_s)
+            calibrator = calibrator_of(settings, piece.step_s, detector)
             given = given_threshold(detector, resolved, piece.step_s)
             decider = Decider(piece.step_s, settings.rules)
         scores = scorer.push(piece)

@@ -204,8 +204,8 @@ def given_threshold(detector: Any, resolved: Resolved, step_s: float) -> Thresho
     )  # fmt: skip
 
 
-def calibrator_of(settings: Settings, step_s: float) -> CausalCalibrator:
-    """A threshold that learns from the past while scores come."""
+def calibrator_of(settings: Settings, step_s: float, detector: Any) -> CausalCalibrator:
+    """A threshold that learns from the past while the detector's scores come."""
     from foreshock.calibrate import CausalCalibrator
 
     rules = settings.rules
@@ -215,10 +215,11 @@ def calibrator_of(settings: Settings, step_s: float) -> CausalCalibrator:
         merge_s=rules.merge_s,
         confirm_s=rules.confirm_s,
         confirm_share=rules.confirm_share,
+        guess=getattr(detector, "guess", None),
     )
 
 
-def fixed_threshold(scores: Scores, settings: Settings) -> Threshold:
+def fixed_threshold(scores: Scores, settings: Settings, detector: Any) -> Threshold:
     """One threshold for a recording that lies in the past, from all its scores; no label is read.
 
     The first rows are judged by little and score high; in a recording of some length nothing is learned
@@ -226,7 +227,7 @@ def fixed_threshold(scores: Scores, settings: Settings) -> Threshold:
     """
     import numpy as np
 
-    from foreshock.calibrate import calibrate
+    from foreshock.calibrate import calibrate, of_finished
 
     rules = settings.rules
     early = np.arange(len(scores)) < (SETTLING_ROWS if len(scores) >= 8 * SETTLING_ROWS else 0)
@@ -237,6 +238,7 @@ def fixed_threshold(scores: Scores, settings: Settings) -> Threshold:
         merge_s=rules.merge_s,
         confirm_s=rules.confirm_s,
         confirm_share=rules.confirm_share,
+        guess=of_finished(getattr(detector, "guess", None)),
     )
 
 

@@ -21,7 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.calibrate import CausalThreshold, Threshold, calibrate, calibrate_causal
+from foreshock.calibrate import (
+    CausalThreshold,
+    Guess,
+    Threshold,
+    calibrate,
+    calibrate_causal,
+    of_finished,
+)
 from foreshock.decide import Event, decide
 from foreshock.errors import ConfigError, ForeshockError
 from foreshock.evaluate.contamination import held_by
@@ -219,7 +226,8 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         return {**facts, "status": "refused", "reason": str(error)}
     about = detector.describe()
     model = about.get("model")
-    chosen = thresholds(part, scores, setup.false_alarms_per_day)
+    guess = getattr(detector, "guess", None)
+    chosen = thresholds(part, scores, setup.false_alarms_per_day, guess)
     fixed = next(iter(chosen.values()))
     drawn = {"sketch": sketch(setup, job, part, scores, fixed)} if job.seed == setup.seeds[0] else {}
     return {
@@ -292,7 +300,7 @@ def rank_figures(metrics: Sequence[str], part: Part, scores: Scores, window: int
 
 
 def thresholds(
-    part: Part, scores: Scores, false_alarms_per_day: float
+    part: Part, scores: Scores, false_alarms_per_day: float, guess: Guess | None = None
 ) -> dict[str, Threshold | CausalThreshold]:
     """Both thresholds by name; no label is read."""
     step_s, system = part.frame.step_s, scores.system.astype(float)
@@ -302,8 +310,8 @@ def thresholds(
         early = np.arange(len(system)) < (SETTLING_ROWS if len(system) >= 8 * SETTLING_ROWS else 0)
         name, known = "recording", np.where(early, np.nan, system)
     return {
-        name: calibrate(known, step_s, false_alarms_per_day),
-        "past": calibrate_causal(system, step_s, false_alarms_per_day),
+        name: calibrate(known, step_s, false_alarms_per_day, guess=of_finished(guess)),
+        "past": calibrate_causal(system, step_s, false_alarms_per_day, guess=guess),
     }
 
 

@@ -123,6 +123,7 @@ def _untrained(seed: int = 0, **options: Any) -> Detector:
     from foreshock.models.moment import Moment, load_moment
     from foreshock.models.recognise import Recogniser
     from foreshock.models.reconstruct import moment_detector
+    from foreshock.models.vigil import VigilDetector
 
     config = load_moment("nano").config
     with torch.random.fork_rng(devices=[]):
@@ -130,6 +131,8 @@ def _untrained(seed: int = 0, **options: Any) -> Detector:
         network = Recogniser(Moment(config)).eval()
     detector = moment_detector("untrained", model=network, **options)
     detector.facts["model"], detector.facts["seed"] = "nano's shape, random weights", seed
+    if isinstance(detector, VigilDetector):
+        detector.guess = None  # it is of a trained network
     return detector
 
 

@@ -338,6 +338,8 @@ class AdaptedDetector(VigilDetector):
         network = merge(base.recogniser, adapter.tensors, adapter.scale, adapter.place)
         super().__init__(base.name, network, base.options, facts)
         self.adapter = adapter
+        if adapter.verdict.detects:
+            self.guess = None  # its scores are odds
 
     def stream(self) -> AdaptedStream:
         return AdaptedStream(self.recogniser, self.options, self.name, self.adapter.verdict)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.calibrate import DAY_S, LEAVE, Threshold, calibrate
+from foreshock.calibrate import DAY_S, LEAVE, Guess, Threshold, calibrate, of_finished
 from foreshock.decide import Event, Rules, decide, iso
 from foreshock.explain import explain
 from foreshock.scores import Scores
@@ -42,7 +42,7 @@ def backtest(
     if frame is None or scores is None or rows.stop - rows.start < 2:
         return _nothing(per_day, minutes_each)
     part, piece = _part(scores, rows), frame.rows(rows)
-    threshold = _threshold(part, rules, per_day)
+    threshold = _threshold(part, rules, per_day, view.guess)
     if level is not None:
         low = min(level, threshold.usual + LEAVE * (level - threshold.usual))
         at_once = max(threshold.at_once, level)
@@ -79,7 +79,7 @@ def backtest(
         "false_alarms_again": again,
         "minutes_a_day": minutes_each * len(events) / days,
         "minutes_each": minutes_each,
-        "budgets": [_budget(part, rules, one) for one in BUDGETS],
+        "budgets": [_budget(part, rules, one, view.guess) for one in BUDGETS],
         "starts_ms": milliseconds(part.time_ns[starts]),
         "system": numbers(tops),
     }
@@ -104,15 +104,15 @@ def _part(scores: Scores, rows: slice) -> Scores:
     )  # fmt: skip
 
 
-def _threshold(scores: Scores, rules: Rules, per_day: float) -> Threshold:
+def _threshold(scores: Scores, rules: Rules, per_day: float, guess: Guess | None) -> Threshold:
     return calibrate(
         scores.system, scores.step_s, per_day, merge_s=rules.merge_s, confirm_s=rules.confirm_s,
-        confirm_share=rules.confirm_share,
+        confirm_share=rules.confirm_share, guess=of_finished(guess),
     )  # fmt: skip
 
 
-def _budget(scores: Scores, rules: Rules, per_day: float) -> dict[str, Any]:
-    threshold = _threshold(scores, rules, per_day)
+def _budget(scores: Scores, rules: Rules, per_day: float, guess: Guess | None) -> dict[str, Any]:
+    threshold = _threshold(scores, rules, per_day, guess)
     found = decide(scores, threshold, rules)
     return {"false_alarms_per_day": per_day, "high": number(threshold.high), "incidents": len(found)}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.calibrate import Threshold, calibrate, from_labels
+from foreshock.calibrate import Threshold, calibrate, from_labels, of_finished
 from foreshock.decide import Event, Rules, decide, iso
 from foreshock.errors import FrameError, StateError
 from foreshock.frame import Frame, Kpi, Labels
@@ -264,7 +264,8 @@ def threshold_of(detector: Any, scores: Scores, score: Any) -> Threshold:
     confirm = {"confirm_s": rules.confirm_s, "confirm_share": rules.confirm_share}
     if level is not None:
         return from_labels(level, scores.step_s, per_day, **confirm)
-    return calibrate(scores.system, scores.step_s, per_day, merge_s=rules.merge_s, **confirm)
+    guess = of_finished(getattr(detector, "guess", None))
+    return calibrate(scores.system, scores.step_s, per_day, merge_s=rules.merge_s, guess=guess, **confirm)
 
 
 def examine(

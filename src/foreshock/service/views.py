@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from foreshock.bands import BEFORE, band
+from foreshock.calibrate import Guess
 from foreshock.decide import iso
 from foreshock.frame import Frame
 from foreshock.scores import Scores
@@ -34,6 +35,7 @@ class Watcher(Protocol):
     frame: Frame | None
     scores: Scores | None
     high: np.ndarray
+    detector: Any
 
     def replace_detector(self, detector: Any) -> Any: ...
 
@@ -73,13 +75,15 @@ class View:
     frame: Frame | None
     scores: Scores | None
     high: np.ndarray  # (T,)
+    guess: Guess | None = None  # where the detector's threshold usually lies
 
 
 async def look(live: Alive) -> View:
     """The window as it is between two cycles."""
     async with live.lock:
         monitor: Watcher = live.monitor
-        return View(monitor.frame, monitor.scores, np.asarray(monitor.high, float))
+        guess = getattr(monitor.detector, "guess", None)
+        return View(monitor.frame, monitor.scores, np.asarray(monitor.high, float), guess)
 
 
 def number(value: Any, digits: int = 4) -> float | None:

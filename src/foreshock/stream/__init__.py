@@ -81,8 +81,9 @@ class Monitor:
         confirm_s, share = rules.confirm_s, rules.confirm_share
         self._stream: ScoreStream | None = self.detector.stream()
         self._calibrator = CausalCalibrator(
-            self.step_s, **asdict(threshold), merge_s=rules.merge_s, confirm_s=confirm_s, confirm_share=share
-        )
+            self.step_s, **asdict(threshold), merge_s=rules.merge_s, confirm_s=confirm_s, confirm_share=share,
+            guess=getattr(self.detector, "guess", None),
+        )  # fmt: skip
         # An adapter that learned from labels brings its own level.
         self._given: Threshold | None = None
         if (level := getattr(self.detector, "threshold", None)) is not None:
