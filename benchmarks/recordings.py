@@ -32,6 +32,7 @@ from foreshock.config import Settings
 from foreshock.decide import decide
 from foreshock.explain import explain
 from foreshock.frame import Frame
+from foreshock.hindsight import settle
 from foreshock.memory import watch
 from foreshock.metrics import average_precision, count_events, fault_spans, roc_auc, spans
 from foreshock.models import Detector, load_detector
@@ -79,11 +80,12 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     scores = detector.score(frame.without_labels())
     took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
-    whole = fixed_threshold(scores, Settings(), detector)
+    settled = settle(frame, scores, detector.score) if scores.causal else scores
+    whole = fixed_threshold(settled, Settings(), detector)
     causal = calibrate_causal(scores.system, frame.step_s, guess=getattr(detector, "guess", None))
     by_threshold = {}
-    for name, threshold in (("recording", whole), ("past", causal)):
-        events = decide(scores, threshold)
+    for name, threshold, judged in (("recording", whole, settled), ("past", causal, scores)):
+        events = decide(judged, threshold)
         counts = count_events(events, faults, len(frame), frame.step_s, ignore)
         by_threshold[name] = {
             "event_recall": counts.recall,
@@ -91,7 +93,7 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
             "false_alarms": counts.false_alarms,
             "false_alarms_per_hour": counts.false_alarms_per_hour,
             "median_delay_s": float(np.median(counts.delays_s)) if counts.delays_s else None,
-            **root_causes(frame, scores, events, faults),
+            **root_causes(frame, judged, events, faults, later=judged is settled),
         }
     return {
         "rows": len(frame),
@@ -133,7 +135,9 @@ def recall_at_one_an_hour(
     return best
 
 
-def root_causes(frame: Frame, scores: Any, events: Any, faults: list[tuple[int, int]]) -> dict[str, Any]:
+def root_causes(
+    frame: Frame, scores: Any, events: Any, faults: list[tuple[int, int]], later: bool
+) -> dict[str, Any]:
     """Of the faults found: is the labelled service first, or among the first three?"""
     labels = frame.labels
     assert labels is not None
@@ -143,7 +147,8 @@ def root_causes(frame: Frame, scores: Any, events: Any, faults: list[tuple[int, 
         if event is None:
             continue
         found += 1
-        ranked = [s.name for s in explain(frame.without_labels(), scores, event, others=events).services]
+        cause = explain(frame.without_labels(), scores, event, others=events, later=later)
+        ranked = [s.name for s in cause.services]
         root = str(labels.root_cause[start])
         first += ranked[:1] == [root]
         third += root in ranked[:3]

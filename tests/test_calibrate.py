@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshock.calibrate import CausalCalibrator, Threshold, calibrate, calibrate_causal, confirm_rows
+from foreshock.calibrate import (
+    CausalCalibrator,
+    Guess,
+    Threshold,
+    calibrate,
+    calibrate_causal,
+    confirm_rows,
+    of_finished,
+)
 from foreshock.errors import ConfigError
 from foreshock.tails import fit_pareto, incident_limit, lasting, quiet_rows
 
@@ -260,3 +268,59 @@ def test_memory_is_bounded():
 def test_causal_refuses_nonsense():
     with pytest.raises(ConfigError, match="refresh_rows"):
         calibrate_causal(np.ones(5), 60, refresh_rows=0)
+
+
+GUESS = Guess(high=2.5, at_once=5.0)
+
+
+def test_few_rows_are_drawn_towards_the_guess():
+    """With hardly any row the threshold is the guess, with many what the scores say."""
+    few = calibrate(quiet_scores("gamma", 25, 0), 60.0, guess=GUESS)
+    assert few.high == pytest.approx(2.5, rel=0.1)
+    assert few.at_once == pytest.approx(5.0, rel=0.1)
+    many = quiet_scores("gamma", 60 * DAY, 0)
+    told, alone = calibrate(many, 60.0, guess=GUESS), calibrate(many, 60.0)
+    assert told.high == pytest.approx(alone.high, rel=0.03)
+    assert "usual 2.5" in told.reason
+    assert "usual" not in alone.reason
+
+
+@pytest.mark.parametrize(("per_day", "factor"), [(0.1, 10**0.25), (1, 1.0), (10, 10**-0.25)])
+def test_a_guess_follows_the_promise(per_day, factor):
+    assert GUESS.drawn(1.0, 2.5, 0, per_day * 90 / 86_400) == pytest.approx(2.5 * factor)
+
+
+def test_a_guess_lies_above_the_body():
+    """Scores that are always high are no incident, whatever was guessed."""
+    scores = 40 + quiet_scores("gaussian", 200, 1)
+    assert calibrate(scores, 60.0, guess=GUESS).high > np.quantile(scores, 0.99)
+
+
+def test_an_incident_among_few_rows_hides_no_other():
+    """Ten faults in 500 rows: without a guess they are the tail."""
+    scores = quiet_scores("gamma", 500, 2) / 2
+    for start in range(30, 500, 47):
+        scores[start : start + 6] = 3.5
+    alone, told = calibrate_causal(scores, 60.0), calibrate_causal(scores, 60.0, guess=GUESS)
+    assert told.high[-1] < 3.5 < alone.high[-1]
+
+
+def test_causal_with_a_guess_in_pieces():
+    scores = quiet_scores("lognormal", 700, 3)
+    calibrator = CausalCalibrator(60.0, guess=GUESS)
+    pieces = [calibrator.push(part).high for part in np.array_split(scores, 9)]
+    np.testing.assert_array_equal(np.concatenate(pieces), calibrate_causal(scores, 60.0, guess=GUESS).high)
+
+
+def test_a_finished_recording_believes_itself_more():
+    settled = of_finished(GUESS)
+    assert settled is not None
+    assert settled.rows < GUESS.rows
+    assert settled.high == GUESS.high
+    assert of_finished(None) is None
+
+
+@pytest.mark.parametrize("bad", [{"high": 0.0}, {"at_once": 1.0}, {"rows": 0.0}])
+def test_impossible_guesses(bad):
+    with pytest.raises(ConfigError, match="makes no threshold"):
+        Guess(**{"high": 2.5, "at_once": 5.0, **bad})

@@ -408,3 +408,15 @@ def test_labels_weigh_when_two_services_are_alike():
             frame.services, frame.step_s, origins=origins,
         )  # fmt: skip
         assert first(explain(frame, scores, event)) == root
+
+
+def test_an_early_event_is_compared_with_later_rows():
+    """Four rows before it tell nothing; in a recording that lies in the past those after it do."""
+    frame = shop()
+    column(frame, "cart__cpu_pct")[4:9] = 95
+    event = event_at(frame, 4, 9)
+    assert not explain(frame, None, event).services
+    cause = explain(frame, None, event, later=True, others=[event, event_at(frame, 40, 50, 1)])
+    assert first(cause) == "cart"
+    assert cause.is_known
+    assert explain(frame, None, event_at(frame, 296, 300), later=True).services == ()

@@ -80,16 +80,17 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """Where a detector's threshold usually lies, for one false alarm a day, before a score was read.
+    """Where a detector's thresholds usually lie, before any score was read.
 
-    Only for scores that mean the same everywhere. Thresholds are drawn towards it (their logarithms), the
-    less the more quiet rows are known.
+    Only for scores that mean the same everywhere. A threshold from few rows is drawn towards it (logarithms,
+    weighted), and stands on its own in the end. The guess is for one alarm in 960 confirmation windows,
+    which is one a day as long as a window lasts 90 s.
     """
 
     high: float
     at_once: float
     rows: float = 2000.0  # quiet rows that count as much as the guess
-    slope: float = 0.25  # a level is lower by the alarms a day to this power
+    slope: float = 0.25  # a level falls with this power of how often it may be reached
 
     def __post_init__(self) -> None:
         if not 0 < self.high <= self.at_once or not self.rows > 0:
@@ -98,10 +99,10 @@ class Guess:
                 "give levels above 0, the second not below the first, and rows above 0."
             )
 
-    def drawn(self, level: float, to: float, rows: int, per_day: float) -> float:
-        """The level from so many quiet rows, drawn towards the guess `to`."""
+    def drawn(self, level: float, towards: float, rows: int, often: float) -> float:
+        """A level learned from so many quiet rows, drawn towards the usual one; `often` times a window."""
         weight = rows / (rows + self.rows)
-        usual = to * per_day**-self.slope
+        usual = towards * (often * DAY_S / CONFIRM_S) ** -self.slope
         return float(usual ** (1 - weight) * max(level, 1e-6) ** weight)
 
 
@@ -173,11 +174,9 @@ def calibrate(
     level = _level(rises, gap_rows, alarms * (1 - single))
     at_once = _level(kept, gap_rows, alarms * single).score if single else level.score
     if guess is not None:
-        high = guess.drawn(level.score, guess.high, facts.quiet, false_alarms_per_day)
-        level = replace(level, score=high)
-        at_once = guess.drawn(
-            at_once, guess.at_once if single else guess.high, facts.quiet, false_alarms_per_day
-        )
+        told = (facts.quiet, alarms * confirm[1])
+        level = replace(level, score=guess.drawn(level.score, guess.high, *told))
+        at_once = guess.drawn(at_once, guess.at_once, *told) if single else level.score
     level = _above_body(level, lasting(values, *confirm), alarms)
     return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)), guess)
 

@@ -78,6 +78,7 @@ def detect(
         from foreshock import quality, sources
         from foreshock.decide import decide
         from foreshock.explain import explain
+        from foreshock.hindsight import rows_of, settle
 
         settings = resolved.settings
         with run.phase("read"):
@@ -87,11 +88,19 @@ def detect(
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
             detecting = detector_of(resolved, run, console)
             scores = scores_of(detecting, frame.without_labels(), settings, run, console)
+            looks_back = scores.causal and not scores.is_odds and not as_live
+            if looks_back:
+                scores = settle(
+                    frame, scores, lambda part: scores_of(detecting, part, settings, run, console)
+                )
         with run.phase("decide"):
             given = given_threshold(detecting, resolved, scores.step_s)
             threshold, level = (given, given) if given else thresholds(scores, settings, detecting, as_live)
             events = decide(scores, threshold, settings.rules)
-            causes = [explain(frame.without_labels(), scores, event, others=events) for event in events]
+            causes = [
+                explain(frame.without_labels(), scores, event, others=events, later=not as_live)
+                for event in events
+            ]
         incidents = [
             {**event.to_dict(), **_kind(detecting, scores, event), "cause": cause.to_dict()}
             for event, cause in zip(events, causes, strict=True)
@@ -116,6 +125,7 @@ def detect(
             "step_s": frame.step_s,
             "detector": scores.detector,
             "causal": scores.causal,
+            "rows_in_hindsight": rows_of(len(frame)) if looks_back else 0,
             "threshold": None if level is None else level.to_dict(),
             "threshold_from": "labels, by the adapter"
             if given
