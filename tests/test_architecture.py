@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import what stands before it; names in one tuple may import one another's predecessors.
 ORDER = """
-    errors secret network | frame | quality sources | split windows | scores | tails calibrate
+    errors secret network | frame | quality sources | split windows | scores hindsight | tails calibrate
     | memory models momentfm pretrain planning
     | decide changes findings origin explain bands alerts | metrics evaluate bench
     | runlog tracking config | plots report | remote_write telemetry stream store service | cli | __main__

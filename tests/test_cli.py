@@ -629,9 +629,13 @@ def test_memory_that_runs_out_half_way(ask, shop, tmp_path, monkeypatch, command
         monkeypatch.setattr(kind, "push", push)
     got, err = answer("tight")
     pd.testing.assert_frame_equal(got, wanted, rtol=1e-5)
-    assert err.count("rows at once from here on: memory ran out") == 2  # 400, 200, 100
+    passes = 1 if command == "score" else 2  # the first rows once more, in hindsight
+    assert err.count("rows at once from here on: memory ran out") == 2 * passes  # 400, 200, 100
     lines = next((tmp_path / "tight").glob("*/metrics.jsonl")).read_text().splitlines()
-    assert [line["rows"] for line in map(json.loads, lines) if line["kind"] == "shrink"] == [200, 100]
+    assert [line["rows"] for line in map(json.loads, lines) if line["kind"] == "shrink"] == [
+        200,
+        100,
+    ] * passes
 
 
 def test_a_budget_that_is_near(ask, shop, tmp_path, monkeypatch):

@@ -173,6 +173,8 @@ def calibrate(
     single = 0.0 if confirm == (1, 1) else AT_ONCE_SHARE
     level = _level(rises, gap_rows, alarms * (1 - single))
     at_once = _level(kept, gap_rows, alarms * single).score if single else level.score
+    if guess is not None and float(np.nanquantile(kept, 0.75)) >= guess.high:
+        guess = None  # scores that are usually higher are not those it is for
     if guess is not None:
         told = (facts.quiet, alarms * confirm[1])
         level = replace(level, score=guess.drawn(level.score, guess.high, *told))

@@ -34,7 +34,12 @@ Report = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="Write an HTML page with pictures.")
 ]
 AsLive = Annotated[
-    bool, typer.Option("--as-live", help="Hold each row against the threshold that was known before it.")
+    bool,
+    typer.Option(
+        "--as-live",
+        help="Judge each row by what was known before it. Otherwise the threshold is the whole recording's, "
+        "and its first rows are judged by later ones.",
+    ),
 ]
 
 
