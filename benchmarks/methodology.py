@@ -10,10 +10,11 @@ from records import Record, read
 from tables import filled, table
 
 from foreshock.evaluate import FLOOR, audit_table, grouped_interval, paired_rows
-from foreshock.evaluate.tables import by_series, latest, threshold_of
+from foreshock.evaluate.tables import Paired, by_series, latest, threshold_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "methodology_v2.md"
-OURS = "foreshock"
+OURS, UNTRAINED = "foreshock", "untrained"
+MADE_UP = ("simulated", "TODS")  # by our simulator, and by somebody's generator
 
 
 def page() -> str:
@@ -97,27 +98,32 @@ def title(detector: str, done: Iterable[Record]) -> str:
 
 
 def paired(done: Sequence[Record]) -> list[str]:
+    """Ours against each rival: over all families, and over those that somebody recorded."""
     rows = [r for r in paired_rows(done, "vus_pr", OURS) if r.data == "all"]
     rows.sort(key=lambda r: r.difference.mean)
+    recorded = [r for r in done if r["data"] not in MADE_UP]
+    alone = {r.rival: r for r in paired_rows(recorded, "vus_pr", OURS) if r.data == "all"}
     head = ["against", "series", "VUS-PR, difference", "better / worse", "effect", "p (Holm)"]
-    return table(
-        head,
-        (
+    head += ["recorded families only", "p (Holm) there"]
+    cells = []
+    for r in rows:
+        cells.append(
             [
-                title(r.rival, done),
-                r.difference.n,
-                f"{r.difference.mean:+.3f} [{r.difference.low:+.3f}, {r.difference.high:+.3f}]",
-                f"{r.better} / {r.worse}",
-                f"{r.test.effect:+.2f}",
-                f"{r.p_holm:.2g}",
+                title(r.rival, done), r.difference.n, width(r), f"{r.better} / {r.worse}",
+                f"{r.test.effect:+.2f}", f"{r.p_holm:.2g}",
+                *((width(one), f"{one.p_holm:.2g}") if (one := alone.get(r.rival)) else ("–", "–")),
             ]
-            for r in rows
-        ),
-    )
+        )  # fmt: skip
+    return table(head, cells)
+
+
+def width(r: Paired) -> str:
+    """A difference with its interval."""
+    return f"{r.difference.mean:+.3f} [{r.difference.low:+.3f}, {r.difference.high:+.3f}]"
 
 
 def families(done: Sequence[Record]) -> list[str]:
-    """Ours beside the best rival of each family; behind it is said so."""
+    """Ours beside the best rival of each family, random weights and the floor."""
     supervised = {r["detector"] for r in done if r.get("supervised")}
     rows = []
     whole = [r for r in paired_rows(done, "vus_pr", OURS) if r.rival not in supervised]
@@ -125,6 +131,7 @@ def families(done: Sequence[Record]) -> list[str]:
         here = [r for r in whole if r.data == name]
         most = max(r.difference.n for r in here)
         best = max((r for r in here if r.difference.n == most), key=lambda r: r.theirs)
+        beside = {r.rival: r.theirs for r in here if r.difference.n == most}
         behind = sum(r.difference.mean < 0 for r in here)
         d = best.difference
         width = f" [{d.low:+.3f}, {d.high:+.3f}]" if d.n > 1 else ""
@@ -132,10 +139,11 @@ def families(done: Sequence[Record]) -> list[str]:
             [
                 "all families" if name == "all" else name, d.n, f"{best.ours:.3f}", best.rival,
                 f"{best.theirs:.3f}", f"{d.mean:+.3f}{width}", f"{behind} of {len(here)}",
+                *(f"{beside[name]:.3f}" if name in beside else "–" for name in (UNTRAINED, *FLOOR)),
             ]
         )  # fmt: skip
     head = ["family", "series", OURS, "best rival", "its VUS-PR", "difference", "rivals ahead"]
-    return table(head, rows)
+    return table([*head, UNTRAINED, *(f"*{name}*" for name in FLOOR)], rows)
 
 
 def calibration(done: Sequence[Record]) -> list[str]:

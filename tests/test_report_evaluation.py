@@ -161,6 +161,21 @@ def test_a_peak_does_not_flatten_the_rest():
     assert not calm["is_cut"]
 
 
+def test_the_floor_stands_in_every_table():
+    """Kinds and delays tell of random, rolling variance and squared difference, drawn or not."""
+    found = records() + [
+        made(name, s, 0.3 + 0.01 * i, d)
+        for i, name in enumerate(("squared_difference", "x", "y", "z"))
+        for d in ("web", "disk")
+        for s in "abcd"
+    ]
+    page = re.sub(r"<wbr>", "", evaluation.html(found, sketches_for(found)))
+    for section in ("kinds", "delays"):
+        text = re.search(rf'<section aria-labelledby="{section}">.*?</section>', page, re.S).group()
+        for name in ("random", "rolling_variance", "squared_difference"):
+            assert name in re.search("<table>.*</table>", text, re.S).group(), (section, name)
+
+
 def test_mean_precision_is_by_recall():
     """Each recall for itself."""
     np.testing.assert_allclose(mean_precision([[1.0, 0.5], [0.0, 0.5]]), [0.5, 0.5])

@@ -48,7 +48,7 @@ def delay_curve(lines: Sequence[tuple[str, str, list[float], int]]) -> dict[str,
     """Share of faults found within 0, 1, 2 … rows.
 
     Args:
-        lines: name, colour, delays of the faults found in rows, all faults.
+        lines: name, colour (empty: told in the table only), delays of the faults found in rows, all faults.
     """
     shapes, rows = [_grid()], []
     step = 100 / (len(WITHIN_ROWS) - 1)
@@ -56,7 +56,7 @@ def delay_curve(lines: Sequence[tuple[str, str, list[float], int]]) -> dict[str,
     top = max(1, math.ceil(4 * max(shares[-1] for shares in found))) / 4  # the picture's height, in quarters
     for (name, color, delays, faults), shares in reversed(list(zip(lines, found, strict=True))):
         points = " ".join(f"{i * step:.1f},{100 * (1 - s / top):.1f}" for i, s in enumerate(shares))
-        shapes.append(_line(points, color))
+        shapes += [_line(points, color)] if color else []
         rows.append(
             {
                 "name": name,

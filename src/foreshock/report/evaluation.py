@@ -71,6 +71,7 @@ def html(
     source = Source(done, refused, sketches, ours)
     board = leaderboard(source)
     shown = _shown(source, board)
+    told = _told(source, shown)
     return render(
         "evaluation.html.j2",
         ("report.css", "evaluation.css"),
@@ -80,9 +81,10 @@ def html(
         board=board,
         paired=_paired(source),
         families=_families(source, board),
-        kinds=_kinds(source, shown),
+        told=list(told),
+        kinds=_kinds(source, told),
         shown=[{"name": name, "color": color} for name, color in shown.items()],
-        delays=_delays(source, shown),
+        delays=_delays(source, told),
         precision=_precision(source, shown),
         timelines=_timelines(source),
         is_sketched=any(r["key"] in sketches for r in done),
@@ -247,8 +249,13 @@ def _shown(source: Source, board: Sequence[dict[str, Any]]) -> dict[str, str]:
     return dict(zip(names, CURVE_COLORS, strict=False))
 
 
+def _told(source: Source, shown: Mapping[str, str]) -> dict[str, str]:
+    """Who stands in a table of few: those that are drawn, and the rest of the floor, which has no colour."""
+    return {**shown, **{name: "" for name in FLOOR if name in source.detectors and name not in shown}}
+
+
 def _kinds(source: Source, shown: Mapping[str, str]) -> list[dict[str, Any]]:
-    """For each kind of fault: how many, and which share each of those shown found."""
+    """For each kind of fault: how many, and which share each of those told of found."""
     shares: dict[str, dict[str, list[int]]] = {}
     for name in shown:
         for r in source.of(name):
@@ -269,7 +276,7 @@ def _kinds(source: Source, shown: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _delays(source: Source, shown: Mapping[str, str]) -> dict[str, Any] | None:
-    """Share of all faults found within so many rows, a curve for each of those shown."""
+    """Share of all faults found within so many rows: a row for each of those told of, a curve if drawn."""
     lines = []
     for name, color in shown.items():
         rows, faults = [], 0
