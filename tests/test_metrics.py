@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -301,3 +302,15 @@ def test_every_metric_leaves_ignored_rows_out(name):
     assert np.isfinite(values[0])
     assert values == pytest.approx([values[0]] * 4)
     assert isinstance(METRICS[name](Judged(score, np.zeros(600), None, threshold=0.8)), float)
+
+
+def test_range_metrics_are_aeons():
+    """What aeon said of 120 seeded series (`metrics_speed.py --agree`): ties, ends, buffers; to 1e-9."""
+    import metrics_speed
+
+    lines = [json.loads(line) for line in metrics_speed.AGREEMENT.read_text("utf-8").splitlines()]
+    assert len(lines) == metrics_speed.SMALL_CASES
+    for line in lines:
+        score, truth, window = metrics_speed.small_case(line["seed"])
+        assert vus_pr(score, truth, window=window) == pytest.approx(line["vus_pr"], abs=1e-9), line
+        assert vus_roc(score, truth, window=window) == pytest.approx(line["vus_roc"], abs=1e-9), line
