@@ -408,6 +408,8 @@ def test_published_figures_come_out(data_dir):
     for name, window, column, median, most in (
         ("rolling_variance", 16, "rvar16", 1e-4, 0.01),
         ("rolling_variance", 64, "rvar64", 1e-4, 0.03),
+        ("rolling_variance", 256, "rvar256", 1e-4, 0.01),
+        ("squared_difference", 1, "sqdiff", 1e-5, 0.03),
         ("squared_difference", 64, "sqdiff_ma64", 1e-6, 1e-3),
         ("sub_pca", None, "SubPCA", 1e-6, 1e-4),
     ):
