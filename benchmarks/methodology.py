@@ -240,9 +240,10 @@ def cost(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
         fit = [r["cost"]["fit_wall_s"] for r in lessons]
         row_ms = [1e3 * r["cost"]["score_wall_s"] / r["rows"] for r in lessons]
         lines[-1:-1] = [
-            f"The LSTM autoencoder, whose {FIRST_PHASE_S} s of training the project's first phase called too "
-            f"slow, learned in {np.median(fit):.1f} s a series (median of {len(fit)}, at most {max(fit):.1f}) and "
-            f"scored a row in {np.median(row_ms):.3f} ms (at most {max(row_ms):.3f}), beside other work.",
+            f"The LSTM autoencoder, whose {FIRST_PHASE_S} s of training the project's first phase called "
+            f"too slow, learned in {np.median(fit):.1f} s a series (median of {len(fit)}, at most "
+            f"{max(fit):.1f}) and scored a row in {np.median(row_ms):.3f} ms (at most {max(row_ms):.3f}), "
+            "beside other work.",
         ]
     return lines
 

@@ -395,6 +395,8 @@ def test_the_untrained_network_is_drawn_by_its_seed():
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other)
     assert load_detector("untrained", seed=2).describe()["seed"] == 2
+    with pytest.raises(ConfigError, match="has no option 'model'"):
+        load_detector("untrained", model="nano")
 
 
 @pytest.mark.data

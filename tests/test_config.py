@@ -77,7 +77,8 @@ MISTAKES = [
         "window:\n  strid: 3\n",
         "shop.yaml:2: there is no setting 'window.strid'; did you mean 'window.stride'?",
     ),
-    ("windw:\n  stride: 3\n", "shop.yaml:2: there is no section 'windw'; did you mean 'window'?"),
+    ("\nwindw:\n\n  stride: 3\n", "shop.yaml:2: there is no section 'windw'; did you mean 'window'?"),
+    ("windw: {}\n", "shop.yaml:1: there is no section 'windw'; did you mean 'window'?"),
     (
         "window:\n  length: 256\n\n\n\n\n  stride: 512\n",
         "shop.yaml:7: window.stride is 512; it can't be longer than window.length (256)",

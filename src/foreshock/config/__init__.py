@@ -198,12 +198,13 @@ def _from_document(document: Document) -> tuple[Layer, str | None]:
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     for section, content in document.tree.items():
-        inside = content if isinstance(content, dict) else {}
+        is_known = section in Settings.model_fields
+        inside = content if isinstance(content, dict) and is_known else {}
         for name, value in inside.items():
             values[f"{section}.{name}"] = value
             places[f"{section}.{name}"] = document.at(section, name)
-        is_empty = content is None and section in Settings.model_fields
-        if not isinstance(content, dict) and not is_empty:
+        is_empty = content is None and is_known
+        if not (isinstance(content, dict) and is_known) and not is_empty:
             values[section] = content
             places[section] = document.at(section)
     preset = values.pop("preset", None)

@@ -125,6 +125,8 @@ def _untrained(seed: int = 0, **options: Any) -> Detector:
     from foreshock.models.reconstruct import moment_detector
     from foreshock.models.vigil import VigilDetector
 
+    if "model" in options:
+        raise ConfigError("the detector 'untrained' has no option 'model'; it is nano's shape.")
     config = load_moment("nano").config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
