@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from foreshock.errors import InputError
-from foreshock.evaluate import RECALLS
+from foreshock.evaluate import RECALLS, report
 from foreshock.report import evaluation
 from foreshock.report.drawings import delay_curve, mean_precision, timeline
 from foreshock.report.page import figure
@@ -159,6 +159,16 @@ def test_a_peak_does_not_flatten_the_rest():
     assert drawn["svg"].count("var(--alarm)") == 2
     calm = timeline(LINE | {"score": [None] * 240, "high": None, "faults": [], "alarms": []}, "b")
     assert not calm["is_cut"]
+
+
+def test_one_series_a_family_is_never_sure():
+    """Without a width nothing is coloured, and no interval is told."""
+    found = [made(n, "a", v, d) for d in ("x", "y") for n, v in (("foreshock", 0.9), ("random", 0.1))]
+    page = evaluation.html(found, {})
+    assert 'class="dot better"' not in page
+    assert "+0.800 to" not in page
+    assert "+0.800" in page
+    assert "[+0.800" not in "\n".join(report(found))
 
 
 def test_the_floor_stands_in_every_table():

@@ -24,6 +24,16 @@ class Interval:
     high: float
     n: int
 
+    @property
+    def has_width(self) -> bool:
+        """False for one value, and for groups of one each: nothing tells how sure the mean is."""
+        return self.high > self.low
+
+    @property
+    def leaves_0_out(self) -> bool:
+        """Whether the mean surely lies on one side of 0; never so without a width."""
+        return self.has_width and (self.low > 0 or self.high < 0)
+
 
 def interval(values: Sequence[float] | np.ndarray, level: float = 0.95, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean over what is finite. One value has no width; none gives NaN.

@@ -149,7 +149,7 @@ def _shown(found: Interval, is_whole: bool = True) -> str:
     if not found.n:
         return DASH
     text = f"{found.mean:.3f}"
-    if found.high > found.low:  # one series a set has no width
+    if found.has_width:
         text += f" [{found.low:.3f}, {found.high:.3f}]"
     return text if is_whole else f"({text})"
 
@@ -228,7 +228,8 @@ def _paired_cells(r: Paired, records: Sequence[Record]) -> list[str]:
     d = r.difference
     return [
         _title(r.rival, records), str(d.n), f"{r.ours:.3f}", f"{r.theirs:.3f}",
-        f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]", f"{r.better} / {r.worse}",
+        f"{d.mean:+.3f}" + (f" [{d.low:+.3f}, {d.high:+.3f}]" if d.has_width else ""),
+        f"{r.better} / {r.worse}",
         f"{r.test.effect:+.2f}", _p(r.test.p), _p(r.p_holm),
     ]  # fmt: skip
 
@@ -236,7 +237,7 @@ def _paired_cells(r: Paired, records: Sequence[Record]) -> list[str]:
 def _difference(r: Paired | None) -> str:
     if r is None:
         return DASH
-    sure = " !" if r.difference.n > 1 and (r.difference.low > 0 or r.difference.high < 0) else ""
+    sure = " !" if r.difference.leaves_0_out else ""
     return f"{r.difference.mean:+.3f}{sure}"
 
 
