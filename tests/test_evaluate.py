@@ -418,6 +418,15 @@ def test_done_means_equal_work(data):
     assert len(keys(wide) & keys(base)) == len(keys(base)) - 2
 
 
+def test_other_heads_are_other_work(data, spy, monkeypatch):
+    """Heads of recognition are a file beside the network: both hashes make a key and stand in a record."""
+    key = lambda: plan(setup(data, "spy"), only=["spy"])[0].key  # noqa: E731
+    bare = key()
+    monkeypatch.setattr(spy, "describe", lambda self: {"weights_sha256": "0" * 64, "heads_sha256": "1" * 64})
+    assert key() != bare
+    assert next(evaluate(setup(data, "spy"), plan(setup(data, "spy"))))["heads_sha256"] == "1" * 64
+
+
 # ------------------------------------------------------------------------------------------------ records
 
 

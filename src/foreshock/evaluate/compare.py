@@ -13,7 +13,14 @@ from foreshock.evaluate.statistics import Interval, SignedRank, grouped_interval
 from foreshock.evaluate.tables import Record, by_series, latest
 
 METRICS = ("vus_pr", "average_precision", "roc_auc")
-FACTS = ("commit", "python", "processor", "packages", "weights_sha256")  # of which a difference is told
+FACTS = (
+    "commit",
+    "python",
+    "processor",
+    "packages",
+    "weights_sha256",
+    "heads_sha256",
+)  # of which a difference is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +115,4 @@ def _values(records: Iterable[Record], fact: str) -> list[str]:
     for r in records:
         if isinstance(r.get(fact), dict):
             found |= {f"{name} {value}" for name, value in r[fact].items()}
-    return sorted(word[:12] if fact in ("commit", "weights_sha256") else word for word in found)
+    return sorted(word[:12] if fact == "commit" or fact.endswith("_sha256") else word for word in found)

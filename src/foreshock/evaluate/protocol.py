@@ -144,7 +144,7 @@ def plan(
             f"the configuration has no detector {unknown[0]!r}; it has {', '.join(c.title for c in choices)}."
         )
     choices = tuple(c for c in choices if not only or c.title in only)
-    weights = {c.title: _make(c, 0).describe().get("weights_sha256") for c in choices}
+    weights = {c.title: _weights_of(_make(c, 0)) for c in choices}
     jobs = []
     for data in setup.data:
         parts = named_parts(data, setup.folder, setup.gap_rows, limit, rows)
@@ -172,6 +172,13 @@ def _make(choice: DetectorChoice, seed: int) -> Detector:
     draws = choice.name in SEEDED or choice.name.startswith("pyod:")
     options = {"seed": seed, **choice.options} if draws else choice.options
     return load_detector(choice.name, **options)
+
+
+def _weights_of(detector: Detector) -> str | None:
+    """The hash of what it was loaded from, of its heads too if they are a file of their own."""
+    about = detector.describe()
+    hashes = [about[name] for name in ("weights_sha256", "heads_sha256") if about.get(name)]
+    return "-".join(hashes) or None
 
 
 def evaluate(
@@ -240,6 +247,7 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         },
         "cost": {**cost, "peak_bytes": seen.peak.resident_bytes},
         "weights_sha256": about.get("weights_sha256"),
+        "heads_sha256": about.get("heads_sha256"),
         "model": model,
         "supervised": bool(getattr(detector, "supervised", False)),
         "contamination": held_by(
