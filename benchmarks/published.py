@@ -56,6 +56,11 @@ def ours(values: np.ndarray, rows: int) -> np.ndarray:
     return load_detector("foreshock").score(frame).system
 
 
+def chance(values: np.ndarray, rows: int) -> np.ndarray:
+    """A random score, which no table does without."""
+    return np.random.default_rng(0).random(len(values))
+
+
 # Method: published columns to hold it against, and how it is computed. z2 is no detector of ours.
 METHODS: dict[str, tuple[tuple[str, ...], Score]] = {
     "rolling_variance(16)": (("rvar16",), by_detector("rolling_variance", 16)),
@@ -71,6 +76,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Score]] = {
     "knn(period, 50 neighbors)": (("Sub-KNN",), by_detector("knn", "period", neighbors=50)),
     "poly(period)": (("POLY",), by_detector("poly", "period")),
     "matrix_profile(period)": (("MatrixProfile",), by_detector("matrix_profile", "period")),
+    "random": (("random",), chance),
     # Not the same method: held against what others reach on these series.
     "foreshock (causal)": (
         ("MOMENT (ZS)", "MOMENT (FT)", "TSPulse ZS ensemble", "TSPulse FT ensemble", "Sub-PCA", "POLY"),
