@@ -34,6 +34,7 @@ from foreshock.models.verdict import (
     probability_of,
     root_prior,
     score_of,
+    untaught,
 )
 from foreshock.models.vigil import VigilDetector
 
@@ -311,7 +312,7 @@ def test_what_is_learned_from_rows():
     services[np.arange(60), root, 8] += 5
     services[np.arange(60), root, 9] += np.where(np.arange(60) % 2 > 0, 4, 0)
     kind = np.where(np.arange(60) % 2 > 0, 0, 1)
-    roots = learn_roots(origins(services, root, kind), 2, np.ones(wide))
+    roots = learn_roots(origins(services, root, kind), untaught(2, np.ones(wide)))
     told = roots.read(services)
     assert (told.roots.argmax(1) == root).all()
     np.testing.assert_allclose(told.roots.sum(1), 1)
@@ -342,13 +343,13 @@ def test_roots_without_kinds_and_kinds_without_roots():
     services[np.arange(60), root, 8] += 5
     services[np.arange(60), root, 9] += 4 * kind
     nobody = np.full(60, -1)
-    named = learn_roots(origins(services, root, nobody), 0, np.ones(wide)).read(services)
+    named = learn_roots(origins(services, root, nobody), untaught(0, np.ones(wide))).read(services)
     assert (named.roots.argmax(1) == root).all()
     assert named.kinds.shape == (60, 1)
-    known = learn_roots(origins(services, nobody, kind), 2, np.ones(wide)).read(services)
+    known = learn_roots(origins(services, nobody, kind), untaught(2, np.ones(wide))).read(services)
     assert (known.kinds.argmax(1) == kind).all()
     calm = origins(services, nobody, nobody).take(np.arange(60, 120))
-    np.testing.assert_array_equal(learn_roots(calm, 0, np.ones(wide)).weight, root_prior())
+    np.testing.assert_array_equal(learn_roots(calm, untaught(0, np.ones(wide))).weight, root_prior())
 
 
 def test_few_incidents_leave_the_score_alone(network: Recogniser, tmp_path: Path):

@@ -198,3 +198,16 @@ class Lasting:
             out[i] = last
         self.last = last
         return np.moveaxis(out, 1, -2).reshape(*rows.shape[:-1], -1)
+
+
+def regrouped(last: np.ndarray, before: Sequence[Kpi], after: Sequence[Kpi]) -> np.ndarray:
+    """Running means (len(NEWEST), S, G') of services' figures for other KPIs; what is new begins with 0."""
+    services = [list(dict.fromkeys(kpi.service for kpi in kpis)) for kpis in (before, after)]
+    columns = [list(groups.columns[: len(groups.columns) // len(NEWEST)]) for groups in map(groups_of, (before, after))]
+    out = np.zeros((len(last), len(services[1]), len(columns[1])), last.dtype)
+    rows, cells = (
+        np.array([(new.index(one), old.index(one)) for one in new if one in old], int).reshape(-1, 2)
+        for old, new in (services, columns)
+    )
+    out[:, rows[:, :1], cells[:, 0]] = last[:, rows[:, 1:], cells[:, 1]]
+    return out

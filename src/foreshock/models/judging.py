@@ -29,6 +29,7 @@ from foreshock.models.verdict import (
     learn_incidents,
     learn_kinds,
     learn_roots,
+    untaught,
 )
 from foreshock.models.vigil import VigilOptions
 from foreshock.tails import lasting
@@ -71,14 +72,16 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
 
 
 def judge(
-    lessons: Sequence[Lesson], shots: Sequence[Shot], least_incidents: int = LEAST_INCIDENTS
-) -> tuple[Verdict, dict[str, Any]]:
+    lessons: Sequence[Lesson], shots: Sequence[Shot], least_incidents: int = LEAST_INCIDENTS,
+    known: Verdict | None = None,
+) -> tuple[Verdict, dict[str, Any]]:  # fmt: skip
     """A verdict on what the lessons' network saw, and facts about it.
 
     Args:
         least_incidents: with fewer labelled ones incidents are found by the zero-shot score; 0: never.
+        known: what was learned of other systems; labels correct it, and its kinds stay known.
     """
-    m = gather(lessons, shots)
+    m = gather(lessons, shots, known)
     verdict = with_kinds(learn(m, np.ones(len(shots), bool)), m)
     odds = crossed(m)
     reached = levels(m.shots, m.incident, m.shot, m.is_faulty, odds, m.step_s)
@@ -108,15 +111,17 @@ class Material:
     spread: np.ndarray  # (G,) of services' figures over them
     kinds: tuple[str, ...]
     origins: Origins
+    known: Verdict | None = None  # what was learned of other systems
 
 
-def gather(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> Material:
+def gather(lessons: Sequence[Lesson], shots: Sequence[Shot], known: Verdict | None = None) -> Material:
     """The rows of some shots, and what labels tell of them."""
     quiet = [np.flatnonzero(one.system <= np.quantile(one.system, CALM))[::EVERY] for one in lessons]
     calm = [_services(one, rows).reshape(-1, WIDE) for one, rows in zip(lessons, quiet, strict=True)]
     spread = np.maximum(np.sqrt((np.concatenate(calm) ** 2).mean(0)), LEAST_SPREAD)
+    spread = spread if known is None else known.roots.spread
     numbers, at = incidents(lessons, shots)
-    names, origins = _origins(lessons, shots, at)
+    names, origins = _origins(lessons, shots, at, () if known is None else known.kinds)
     rows = [counted(lessons[shot.lesson], shot) for shot in shots]
     return Material(
         tuple(lessons), tuple(shots), numbers, lessons[0].frame.step_s,
@@ -125,7 +130,7 @@ def gather(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> Material:
         np.concatenate([lessons[s.lesson].truth[own] == FAULTY for s, own in zip(shots, rows, strict=True)]),
         np.repeat(np.arange(len(shots)), [len(own) for own in rows]),
         np.concatenate([lessons[s.lesson].system[own] for s, own in zip(shots, rows, strict=True)]),
-        tuple(quiet), spread, names, origins,
+        tuple(quiet), spread, names, origins, known,
     )  # fmt: skip
 
 
@@ -135,11 +140,12 @@ def learn(material: Material, use: np.ndarray) -> Verdict:
     Faulty and quiet windows weigh alike, whatever share of the recording they are, and the odds are those
     of a system in which one window in ten is faulty: a probability means the same wherever labels come from.
     """
-    m, told = material, material.origins
+    m, told, known = material, material.origins, _balanced(material.known)
     is_held = np.isin(told.incident, m.incident[~use & (m.incident >= 0)])
     some = np.flatnonzero(np.where(told.incident < 0, use[told.shot], ~is_held))
-    roots = learn_roots(told.take(some), len(m.kinds), m.spread)
-    roots.by_kind[:, -1] += _odds(FAULTY_SHARE)
+    start = untaught(len(m.kinds), m.spread) if known is None else _start(known, m.kinds)
+    roots = learn_roots(told.take(some), start)
+    roots = as_likely(roots, FAULTY_SHARE)
     rows = np.flatnonzero(use[m.shot])
     rows = rows[:: max(1, len(rows) // MOST_ROWS)]  # neighbours say nearly the same
     bad = m.is_faulty[rows]
@@ -150,9 +156,32 @@ def learn(material: Material, use: np.ndarray) -> Verdict:
     met = np.concatenate(
         [_met(one, m.row[rows[m.lesson[rows] == i]], roots) for i, one in enumerate(m.lessons)]
     )
-    center, spread, odds = learn_incidents(met, bad, weight * use.sum() * WINDOW_EVIDENCE / 2, quiet)
-    odds[-1] += _odds(FAULTY_SHARE)
+    center, spread, odds = learn_incidents(met, bad, weight * use.sum() * WINDOW_EVIDENCE / 2, quiet, known)
+    odds[-1] += log_odds(FAULTY_SHARE)
     return Verdict(center, spread, odds, roots, learn_kinds((), met[:, -3 * WIDE :], NONE, NONE), AS_LIKELY)
+
+
+def as_likely(roots: Roots, share: float) -> Roots:
+    """The same, where incidents are a share of windows in place of half of them."""
+    by_kind = roots.by_kind.copy()
+    by_kind[:, -1] += log_odds(share)
+    return replace(roots, by_kind=by_kind)
+
+
+def _balanced(verdict: Verdict | None) -> Verdict | None:
+    """As it was learned: half of the windows faulty."""
+    if verdict is None:
+        return None
+    weight = verdict.weight.copy()
+    weight[-1] -= log_odds(FAULTY_SHARE)
+    return replace(verdict, weight=weight, roots=as_likely(verdict.roots, 1 - FAULTY_SHARE))
+
+
+def _start(known: Verdict, kinds: tuple[str, ...]) -> Roots:
+    """What is known of roots; a kind that is not begins as the mean of those that are."""
+    mean = known.roots.by_kind.mean(0)
+    rows = [known.roots.by_kind[known.kinds.index(k)] if k in known.kinds else mean for k in kinds]
+    return replace(known.roots, by_kind=np.stack(rows))
 
 
 def with_kinds(verdict: Verdict, material: Material) -> Verdict:
@@ -160,7 +189,8 @@ def with_kinds(verdict: Verdict, material: Material) -> Verdict:
     told = material.origins
     some = np.flatnonzero((told.incident >= 0) & (told.kind >= 0))
     met = [verdict.roots.read(told.services[i][None]).met for i in some] or [np.zeros((0, 3 * WIDE))]
-    faults = learn_kinds(material.kinds, np.concatenate(met), told.kind[some], told.incident[some])
+    known = None if material.known is None else material.known.faults
+    faults = learn_kinds(material.kinds, np.concatenate(met), told.kind[some], told.incident[some], known)
     return replace(verdict, faults=faults)
 
 
@@ -172,17 +202,23 @@ def _services(lesson: Lesson, rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def _met(lesson: Lesson, rows: np.ndarray, roots: Roots) -> np.ndarray:
-    """(n, F + 3 G) float32: the figures of the system, and around the likely root."""
-    here = roots.narrow(lesson.columns)
-    place = blocks(lesson.columns, WIDE, 3)
-    count = lesson.figures.shape[1]
-    out = np.zeros((len(rows), count + 3 * WIDE), np.float32)
-    for start in range(0, len(rows), AT_ONCE):
-        some = rows[start : start + AT_ONCE]
-        out[start : start + AT_ONCE, :count] = lesson.figures[some]
-        out[start : start + AT_ONCE, count + place] = here.read(lesson.services[some]).met
+def met_of(figures: np.ndarray, services: np.ndarray, columns: np.ndarray, roots: Roots) -> np.ndarray:
+    """(n, F + 3 G) float32: the figures (n, F) of the system, and what is around the likely root.
+
+    Args:
+        services: (n, S, G') figures of services; columns (G',) which of all G these are.
+    """
+    here, place = roots.narrow(columns), blocks(columns, WIDE, 3)
+    count = figures.shape[1]
+    out = np.zeros((len(figures), count + 3 * WIDE), np.float32)
+    for some in (slice(at, at + AT_ONCE) for at in range(0, len(figures), AT_ONCE)):
+        out[some, :count] = figures[some]
+        out[some, count + place] = here.read(services[some]).met
     return out
+
+
+def _met(lesson: Lesson, rows: np.ndarray, roots: Roots) -> np.ndarray:
+    return met_of(lesson.figures[rows], lesson.services[rows], lesson.columns, roots)
 
 
 def counted(lesson: Lesson, shot: Shot) -> np.ndarray:
@@ -214,8 +250,9 @@ def incidents(
 
 
 def _origins(
-    lessons: Sequence[Lesson], shots: Sequence[Shot], at: Sequence[tuple[int, int, int]]
-) -> tuple[tuple[str, ...], Origins]:
+    lessons: Sequence[Lesson], shots: Sequence[Shot], at: Sequence[tuple[int, int, int]],
+    known: tuple[str, ...],
+) -> tuple[tuple[str, ...], Origins]:  # fmt: skip
     """The kinds there are, and what is told of the rows `at` of incidents and of some of quiet windows."""
     services, kind, root = [], [], []
     for _, number, row in at:
@@ -226,7 +263,7 @@ def _origins(
         kind.append(str(labels.fault_type[row]))
         cause = str(labels.root_cause[row])
         root.append(names.index(cause) if cause in names else -1)
-    kinds = tuple(sorted({one for one in kind if one}))
+    kinds = tuple(sorted({one for one in kind if one} | set(known)))
     of, weight = [], []
     for i, shot in enumerate(shots):
         rows = counted(lessons[shot.lesson], shot)
@@ -361,7 +398,7 @@ def choose(
     """
     quiet, counts = values[~faulty], weight[~faulty]
     facts: dict[str, Any] = {"threshold_from": "as likely as not", "quiet_windows": len(quiet)}
-    level = _odds(AS_LIKELY)
+    level = log_odds(AS_LIKELY)
     if len(quiet):
         order = np.argsort(quiet)
         share = np.cumsum(counts[order]) / counts.sum()
@@ -371,12 +408,12 @@ def choose(
         promised = start + excess * float(np.log(max(TAIL * DAY_S / window_s, 1.0)))
         drawn = len(quiet) / (len(quiet) + FEW) * (promised - level)
         if drawn > 0:
-            level = min(level + drawn, _odds(HIGHEST))
+            level = min(level + drawn, log_odds(HIGHEST))
             facts["threshold_from"] = "quiet windows: one false alarm a day"
     if faulty.any():
         facts["incidents_found"] = round(float((values[faulty] >= level).mean()), 3)
     return 1 / (1 + float(np.exp(-level))), facts
 
 
-def _odds(chance: float) -> float:
+def log_odds(chance: float) -> float:
     return float(np.log(chance / (1 - chance)))

@@ -288,6 +288,18 @@ class PooledStream(VigilStream):
         self.pooled.append(self.reduce(*self.pool(heard, np.stack(readings), is_up, off, silent)))
         return evidence, expected
 
+    def relayout(self, kpis: tuple[Kpi, ...]) -> None:
+        before, known = self.kpis, {kpi: column for column, kpi in enumerate(self.kpis)}
+        super().relayout(kpis)
+        if self.groups is None:
+            return
+        if self.silence.usual is not None:
+            columns = np.array([known.get(kpi, -1) for kpi in kpis])
+            self.silence.usual = rearranged(self.silence.usual, columns, 0)
+        if self.service_running.last is not None:
+            self.service_running.last = regrouped(self.service_running.last, before, kpis)
+        self.groups = None
+
     def pool(
         self, evidence: np.ndarray, chances: np.ndarray, is_up: np.ndarray, off: np.ndarray,
         silent: np.ndarray,
@@ -314,6 +326,10 @@ class AdaptedStream(PooledStream):
             return told
         system = np.where(np.isfinite(scores.system), score_of(odds), np.nan).astype(np.float32)
         return replace(told, system=system, is_odds=True)
+
+    def relayout(self, kpis: tuple[Kpi, ...]) -> None:
+        super().relayout(kpis)
+        self.here = None
 
     def reduce(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, ...]:
         assert self.groups is not None

@@ -288,18 +288,21 @@ def distance_from(met: np.ndarray, middle: np.ndarray) -> np.ndarray:
 
 
 def learn_incidents(
-    met: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray, quiet: np.ndarray
+    met: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray, quiet: np.ndarray, known: Verdict | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Center, spread and weights of the log odds of an incident.
 
     Args:
         met: (n, F + 3 G) figures of labelled rows. is_faulty: (n,) bool. weight: (n,) rows of evidence.
         quiet: (q, F + 3 G) of rows taken for quiet; they only set the scaling.
+        known: what was learned elsewhere; its scaling stays, and weights are pulled towards its own.
     """
     center, spread = quiet.mean(0), np.maximum(quiet.std(0), LEAST_SPREAD)
-    x = scaled(met, center, spread)
-    prior = np.zeros(x.shape[1])
+    prior = np.zeros(met.shape[1] + 1)
     prior[SYSTEM], prior[-1] = 0.7, -3.0
+    if known is not None:
+        center, spread, prior = known.center, known.spread, known.weight.copy()
+    x = scaled(met, center, spread)
     ridge = np.full(x.shape[1], RIDGE)
     ridge[-1] = 0.05
     seen, right, counts, start, pull = map(
@@ -323,19 +326,25 @@ def root_prior() -> np.ndarray:
     return np.concatenate([np.zeros(one.size), one.ravel()])
 
 
-def learn_roots(told: Origins, kinds: int, spread: np.ndarray) -> Roots:
+def untaught(kinds: int, spread: np.ndarray) -> Roots:
+    """What points at roots, and at `kinds` kinds alike, before any label."""
+    count = max(kinds, 1)
+    by_kind = np.zeros((count, 3 * len(spread) + 1))
+    by_kind[:, -1] = CALM - np.log(count)
+    return Roots(spread, root_prior(), by_kind)
+
+
+def learn_roots(told: Origins, start: Roots) -> Roots:
     """Weights by which the labelled root and kind stand first, or calm; where one is not told, any will do.
 
     Args:
-        kinds: how many there are.
-        spread: (G,) as in `Roots`.
+        start: what is known before, `untaught` or from elsewhere; weights are pulled towards its own.
     """
-    prior, every, count = root_prior(), len(spread), max(kinds, 1)
-    by_kind = np.zeros((count, 3 * every + 1))
-    by_kind[:, -1] = CALM - np.log(count)
+    spread, prior, by_kind = start.spread, start.weight.copy(), start.by_kind.copy()
+    every, count = len(spread), len(by_kind)
     is_calm = told.incident < 0
     if is_calm.all():
-        return Roots(spread, prior, by_kind)
+        return start
     # What this deployment lacks is 0 everywhere, and its weights stay where they were.
     columns = np.flatnonzero(np.any([own.any(0) for own in told.services], axis=0))
     most, few = max(map(len, told.services)), len(columns)
@@ -355,23 +364,23 @@ def learn_roots(told: Origins, kinds: int, spread: np.ndarray) -> Roots:
     x, y, weigh, calm = map(torch.from_numpy, (pairs, seen, weight, is_calm))
     absent, wrong = torch.from_numpy(~is_there), torch.from_numpy(~is_right)
     places = [blocks(columns, every, 2), np.append(blocks(columns, every, 3), 3 * every)]
-    start, base = torch.from_numpy(prior[places[0]]), torch.from_numpy(by_kind[:, -1].copy())
+    first = torch.from_numpy(np.concatenate([prior[places[0]], by_kind[:, places[1]].ravel()]))
     size_of = torch.tensor([len(own) for own in told.services], dtype=torch.float64).log()
     split = len(places[0])
 
     def loss(w: Tensor) -> Tensor:
-        more = w[split:].reshape(count, -1)
-        odds = (x @ w[:split])[:, :, None] + y @ more[:, :-1].T + (more[:, -1] + base)
+        more, away = w[split:].reshape(count, -1), (w - first)[split:].reshape(count, -1)
+        odds = (x @ w[:split])[:, :, None] + y @ more[:, :-1].T + more[:, -1]
         odds = odds.masked_fill(absent, -1e9) - size_of[:, None, None]
         of_all = torch.nn.functional.softplus(odds.flatten(1).logsumexp(1))
         of_right = odds.masked_fill(wrong, -1e9).flatten(1).logsumexp(1).masked_fill(calm, 0.0)
-        pull = ROOT_RIDGE * (w[:split] - start).square().sum()
-        pull = pull + KIND_RIDGE * more[:, :-1].square().sum() + SHARE_RIDGE * more[:, -1].square().sum()
+        pull = ROOT_RIDGE * (w - first)[:split].square().sum()
+        pull = pull + KIND_RIDGE * away[:, :-1].square().sum() + SHARE_RIDGE * away[:, -1].square().sum()
         return (weigh * (of_all - of_right)).sum() + pull / 2
 
-    found = descend(loss, np.concatenate([prior[places[0]], np.zeros(count * (3 * few + 1))]))
+    found = descend(loss, first.numpy())
     prior[places[0]] = found[:split]
-    by_kind[:, places[1]] += found[split:].reshape(count, -1)
+    by_kind[:, places[1]] = found[split:].reshape(count, -1)
     return Roots(spread, prior, by_kind)
 
 
@@ -391,20 +400,30 @@ def _balance(kind: np.ndarray, incident: np.ndarray) -> np.ndarray:
     return out
 
 
-def learn_kinds(names: tuple[str, ...], met: np.ndarray, kind: np.ndarray, incident: np.ndarray) -> Kinds:
+def learn_kinds(
+    names: tuple[str, ...], met: np.ndarray, kind: np.ndarray, incident: np.ndarray, known: Kinds | None = None
+) -> Kinds:
     """The middle of each kind, and how far from it an incident may lie to be of it.
 
     Args:
         met: (m, 3 G) what is around the likely root. kind: (m,) place in `names`. incident: (m,) which one.
+        known: of these kinds it was learned elsewhere; they stay as they are there.
     """
     if not names:
         return Kinds((), np.zeros((0, met.shape[1])), np.zeros(0))
-    share = _by_incident(incident)
-    middle = np.stack([np.average(met[kind == c], 0, share[kind == c]) for c in range(len(names))])
+    middle, reach = np.zeros((len(names), met.shape[1])), np.full(len(names), np.nan)
+    if known is not None:
+        at = [names.index(name) for name in known.names]
+        middle[at], reach[at] = known.center, known.reach
+    share, is_new = _by_incident(incident), np.isnan(reach)
+    for c in np.flatnonzero(is_new):
+        middle[c] = np.average(met[kind == c], 0, share[kind == c])
+    own = is_new[kind]
     apart = distance_from(met, middle[kind])
-    usual = np.average(apart, weights=share)
-    reach = [_reach(apart[kind == c], share[kind == c], usual) for c in range(len(names))]
-    return Kinds(names, middle, np.array(reach))
+    usual = float(np.average(apart[own], weights=share[own])) if own.any() else 0.0
+    for c in np.flatnonzero(is_new):
+        reach[c] = _reach(apart[kind == c], share[kind == c], usual)
+    return Kinds(names, middle, reach)
 
 
 def _reach(apart: np.ndarray, share: np.ndarray, usual: float) -> float:
