@@ -45,6 +45,7 @@ from foreshock.memory import MicroBatches
 from foreshock.metrics import average_precision, count_events
 from foreshock.models import judging, load_detector
 from foreshock.models.finetune import FinetuneOptions
+from foreshock.models.known import load_known
 from foreshock.models.lora import PooledStream
 from foreshock.models.processes import Group
 from foreshock.models.recognise import Recogniser
@@ -98,6 +99,8 @@ class Looks:
 
     def __init__(self, cache: Path, model: str) -> None:
         self.cache, self.base = cache, load_detector("foreshock", model=model)
+        known = load_known(model)
+        self.known = None if known is None else known.verdict
         self.exact = load_detector("foreshock", model=model, precision="fp32")
         self.lately: dict[str, Lesson] = {}
 
@@ -237,8 +240,8 @@ def by_verdict(task: Task, verdict: Verdict, judged: Lesson) -> dict[str, Any]:
     return judge(task, score, threshold, kinds, verdict.kinds, origins)
 
 
-def probe(task: Task, taught: Lesson, judged: Lesson, shots: list[Shot]) -> dict[str, Any]:
-    verdict, facts = judging.judge([taught], shots)
+def probe(task: Task, taught: Lesson, judged: Lesson, shots: list[Shot], looks: Looks) -> dict[str, Any]:
+    verdict, facts = judging.judge([taught], shots, known=looks.known)
     return {**by_verdict(task, verdict, judged), "facts": facts}
 
 
@@ -269,10 +272,10 @@ def adapted(
     if about["best_step"]:  # else the network is as it was, and so is what it sees
         tuned_taught, tuned_judged = (looks.of(one.frame, f"{name}-{part}")
                                       for one, part in ((taught, "taught"), (judged, "judged")))  # fmt: skip
-        verdict, facts = judging.judge([tuned_taught], shots)
+        verdict, facts = judging.judge([tuned_taught], shots, known=looks.known)
         if verdict.detects:
             return {**by_verdict(task, verdict, tuned_judged), "facts": facts | about}
-    verdict, facts = judging.judge([taught], shots)
+    verdict, facts = judging.judge([taught], shots, known=looks.known)
     return {**by_verdict(task, verdict, judged), "facts": facts | about}
 
 
@@ -377,7 +380,9 @@ def measure(
     if detector not in few_baselines.BASELINES:
         judged = looks.of(task.judged, f"{whose}-judged")
     if detector == ZERO:
-        return judge(task, judged.system, unlabelled(task, judged.system))
+        if looks.known is None:
+            return judge(task, judged.system, unlabelled(task, judged.system))
+        return by_verdict(task, looks.known, judged)  # it names, and finds nothing by itself
     if name == SIMULATED:
         # One look serves all that are shorter.
         most, rows = (labelled.QUIET_ROWS + n * SHOT_ROWS for n in (100 if shots <= 100 else shots, shots))
@@ -395,7 +400,7 @@ def measure(
         "incidents": len({i for i in judging.incidents([taught], drawn)[0] if i >= 0}),
     }
     if detector == PROBE:
-        found = probe(task, taught, judged, drawn)
+        found = probe(task, taught, judged, drawn, looks)
     elif detector in (LORA, WHOLE):
         found = adapted(task, taught, judged, drawn, looks, detector, seed, whose)
     else:

@@ -31,6 +31,7 @@ class Scores:
     kinds: np.ndarray | None = None  # (T, C) float32, 0..1: of each kind of fault, if there is one at all
     kind_names: tuple[str, ...] = ()  # C of them
     origins: np.ndarray | None = None  # (T, S) float32, 0..1: of each service to be the root, likewise
+    kinds_from: str = ""  # who taught the kinds: "labels", or "simulated systems"
     is_odds: bool = False  # whether `system` is -log2(1 - p) of an incident, as labels taught
 
     def __len__(self) -> int:

@@ -69,11 +69,16 @@ def first_service(cause: Mapping[str, Any]) -> str:
 
 
 def fault_type(incident: Mapping[str, Any]) -> str:
-    """`memory leak (0.74)`, or `unknown`."""
+    """`memory leak (0.74)`, `memory leak (0.74, learned from simulated systems)`, or `unknown`."""
     if not incident["kinds"]:
         return UNKNOWN
     name, probability = incident["kinds"][0]
-    return f"{name} ({probability:.2f})"
+    source = incident.get("kinds_from") or "labels"
+    return (
+        f"{name} ({probability:.2f})"
+        if source == "labels"
+        else f"{name} ({probability:.2f}, learned from {source})"
+    )
 
 
 def describe(incident: Mapping[str, Any]) -> str:

@@ -84,6 +84,7 @@ def detect(
         from foreshock.decide import decide
         from foreshock.explain import explain
         from foreshock.hindsight import rows_of, settle
+        from foreshock.models import naming
 
         settings = resolved.settings
         with run.phase("read"):
@@ -91,7 +92,7 @@ def detect(
             found = quality.inspect(raw) if report is not None else None
             frame, repairs = mended(raw, settings, console)
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
-            detecting = detector_of(resolved, run, console)
+            detecting = naming(detector_of(resolved, run, console))
             scores = scores_of(detecting, frame.without_labels(), settings, run, console)
             looks_back = scores.causal and not scores.is_odds and not as_live
             if looks_back:
@@ -175,12 +176,14 @@ def thresholds(
 
 
 def _kind(detector: Any, scores: Scores, event: Any) -> dict[str, Any]:
-    """Which kind of fault an incident is, where an adapter knows some."""
+    """Which kind of fault an incident is, where an adapter or simulated systems taught some."""
     if scores.kinds is None or not scores.kind_names:
         return {}
-    rows = scores.kinds[event.start : event.end]
-    named: dict[str, Any] = {"fault_type": detector.adapter.verdict.name(rows)}
-    return named
+    name, chance = detector.verdict.named(scores.kinds[event.start : event.end])
+    return {"fault_type": name, "fault_chance": round(chance, 3), "fault_type_from": scores.kinds_from}
+
+
+UNKNOWN = "unknown"
 
 
 def _iso(time_ns: Any) -> str:
@@ -218,7 +221,10 @@ def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
     ]
     lines.append(f"    {cause['headline']}")
     if incident.get("fault_type"):
-        lines.append(f"    kind of fault: {incident['fault_type']}")
+        told = f"{incident['fault_type']}, {incident['fault_chance']:.0%}"
+        if incident["fault_type_from"] != "labels":
+            told += f" (learned from {incident['fault_type_from']})"
+        lines.append(f"    kind of fault: {told if incident['fault_type'] != UNKNOWN else UNKNOWN}")
     if not cause["is_known"]:
         guesses = [f"{one['name']}, {one['confidence']:.0%}: {one['why']}" for one in cause["services"][:3]]
         return [*lines, *(f"    {guess}" for guess in guesses)]

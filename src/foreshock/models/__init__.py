@@ -67,6 +67,20 @@ def fit(detector: Detector, train: Frame) -> Detector:
     return detector
 
 
+def naming(detector: Any) -> Any:
+    """The detector, naming kinds of faults where its weights came with a verdict; else as it is.
+
+    Scores stay what they were; their `kinds` and `origins` are what simulated systems taught. One that an
+    adapter taught stays as it is.
+
+    Raises:
+        WeightsError: the verdict is damaged, or not of these weights.
+    """
+    from foreshock.models.known import naming as named
+
+    return named(detector)
+
+
 def _foreshock(adapter: Any = None, **options: Any) -> Detector:
     from foreshock.models.reconstruct import moment_detector
 

@@ -203,7 +203,10 @@ class Lasting:
 def regrouped(last: np.ndarray, before: Sequence[Kpi], after: Sequence[Kpi]) -> np.ndarray:
     """Running means (len(NEWEST), S, G') of services' figures for other KPIs; what is new begins with 0."""
     services = [list(dict.fromkeys(kpi.service for kpi in kpis)) for kpis in (before, after)]
-    columns = [list(groups.columns[: len(groups.columns) // len(NEWEST)]) for groups in map(groups_of, (before, after))]
+    columns = [
+        list(groups.columns[: len(groups.columns) // len(NEWEST)])
+        for groups in map(groups_of, (before, after))
+    ]
     out = np.zeros((len(last), len(services[1]), len(columns[1])), last.dtype)
     rows, cells = (
         np.array([(new.index(one), old.index(one)) for one in new if one in old], int).reshape(-1, 2)

@@ -22,6 +22,7 @@ from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models import lora
 from foreshock.models.judging import count_incidents, judge, look
+from foreshock.models.known import load_known
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
@@ -64,17 +65,19 @@ def finetune(
     base = _detector(model, "auto", **detector)
     trained = base if isinstance(model, Recogniser) else _detector(model, "fp32", **detector)
     digest = lora.base_sha256(model)
+    known = load_known(model)
+    before = None if known is None else known.verdict
     lessons = [look(one, base.recogniser, base.options) for one in frames]
     shots = draw_shots(lessons, options.shots, base.options.block, options.seed, options.validate)
     run = Run(trained, lessons, shots, options, out, digest, on_step, group)
     run.resume()
     if count_incidents(lessons, shots) >= options.least_incidents:
         run.go()
-    verdict, facts = judge(lessons, shots, options.least_incidents)
+    verdict, facts = judge(lessons, shots, options.least_incidents, before)
     if run.best_step:  # else the network is as it was, and so is what it sees
         tuned = run.tuned(base.recogniser)
         seen = [look(one, tuned, base.options) for one in frames]
-        tried, told = judge(seen, shots, options.least_incidents)
+        tried, told = judge(seen, shots, options.least_incidents, before)
         if tried.detects:
             verdict, facts = tried, told
         else:  # then the score stays zero-shot, and so does the network
@@ -82,6 +85,7 @@ def finetune(
     facts |= {
         "options": asdict(options), "detector": asdict(base.options), "steps": run.step,
         "best_step": run.best_step, "final_loss": run.loss if run.step else None,
+        "verdict_from": None if known is None else known.sha256,
         "processes": group.size, "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
     run.restore_best()

@@ -22,6 +22,8 @@ from foreshock.models.recognise import Recogniser
 from foreshock.models.shots import FAULTY, IGNORED, Lesson, Shot, truth_of
 from foreshock.models.verdict import (
     LEAST_SPREAD,
+    TAUGHT,
+    UNTAUGHT,
     Origins,
     Roots,
     Verdict,
@@ -144,7 +146,7 @@ def learn(material: Material, use: np.ndarray) -> Verdict:
     is_held = np.isin(told.incident, m.incident[~use & (m.incident >= 0)])
     some = np.flatnonzero(np.where(told.incident < 0, use[told.shot], ~is_held))
     start = untaught(len(m.kinds), m.spread) if known is None else _start(known, m.kinds)
-    roots = learn_roots(told.take(some), start)
+    roots = learn_roots(told.take(some), start, UNTAUGHT if known is None else TAUGHT)
     roots = as_likely(roots, FAULTY_SHARE)
     rows = np.flatnonzero(use[m.shot])
     rows = rows[:: max(1, len(rows) // MOST_ROWS)]  # neighbours say nearly the same
@@ -179,9 +181,14 @@ def _balanced(verdict: Verdict | None) -> Verdict | None:
 
 def _start(known: Verdict, kinds: tuple[str, ...]) -> Roots:
     """What is known of roots; a kind that is not begins as the mean of those that are."""
-    mean = known.roots.by_kind.mean(0)
-    rows = [known.roots.by_kind[known.kinds.index(k)] if k in known.kinds else mean for k in kinds]
-    return replace(known.roots, by_kind=np.stack(rows))
+
+    def arranged(rows: np.ndarray) -> np.ndarray:
+        mean = rows.mean(0)
+        return np.stack([rows[known.kinds.index(k)] if k in known.kinds else mean for k in kinds])
+
+    hidden = known.roots.hidden
+    hidden = hidden and replace(hidden, outward=arranged(hidden.outward))
+    return replace(known.roots, by_kind=arranged(known.roots.by_kind), hidden=hidden)
 
 
 def with_kinds(verdict: Verdict, material: Material) -> Verdict:

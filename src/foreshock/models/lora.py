@@ -28,23 +28,32 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.errors import ConfigError, OutputError, WeightsError
-from foreshock.frame import Frame
+from foreshock.frame import Frame, Kpi
 from foreshock.models import weights
 from foreshock.models.evidence import EvidenceOptions
-from foreshock.models.figures import Groups, Lasting, Silence, distance, figures, groups_of, service_figures
+from foreshock.models.figures import (
+    Groups,
+    Lasting,
+    Silence,
+    distance,
+    figures,
+    groups_of,
+    regrouped,
+    service_figures,
+)
 from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Reading, Scan
 from foreshock.models.surprise import Scales, Surprise
 from foreshock.models.verdict import Verdict, score_of
 from foreshock.models.vigil import VigilDetector, VigilOptions, VigilStream
 from foreshock.scores import Scores
-from foreshock.windows import to_grid
+from foreshock.windows import rearranged, to_grid
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 OURS = "foreshock.json"
 FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
-FORMAT = 2
+FORMAT, READ = 3, (2, 3)  # 2 knew no hidden units
 AT_ONCE = 512  # rows whose services are weighed at once
 _PREFIX = "base_model.model."
 
@@ -107,8 +116,8 @@ def load_adapter(folder: str | Path) -> Adapter:
             f"{path} has sha256 {found[:12]}…, {OURS} says {expected[:12]}…; it is cut short, or the files "
             "are of two adapters. Copy the whole folder again."
         )
-    if ours.get("format") != FORMAT:
-        raise WeightsError(f"{folder / OURS} has format {ours.get('format')!r}; this version reads {FORMAT}.")
+    if ours.get("format") not in READ:
+        raise WeightsError(f"{folder / OURS} has format {ours.get('format')!r}; this version reads {READ}.")
     try:
         stored = load_file(path)
         scale = float(config["lora_alpha"]) / int(config["r"])
@@ -314,14 +323,19 @@ class PooledStream(VigilStream):
 class AdaptedStream(PooledStream):
     """The default detector's stream with an adapter's network, and its verdict for the system."""
 
-    def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str, fitted: Verdict) -> None:
+    def __init__(
+        self, recogniser: Recogniser, options: VigilOptions, detector: str, fitted: Verdict,
+        learned_from: str = "labels",
+    ) -> None:  # fmt: skip
         super().__init__(recogniser, options, detector)
-        self.fitted = fitted
+        self.fitted, self.learned_from = fitted, learned_from
         self.here: Verdict | None = None  # for the figures that this deployment has
 
     def push(self, piece: Frame) -> Scores:
         scores, (odds, kinds, origins) = self.push_pooled(piece)
-        told = replace(scores, kinds=kinds, kind_names=self.fitted.kinds, origins=origins)
+        told = replace(
+            scores, kinds=kinds, kind_names=self.fitted.kinds, origins=origins, kinds_from=self.learned_from
+        )
         if not self.fitted.detects:
             return told
         system = np.where(np.isfinite(scores.system), score_of(odds), np.nan).astype(np.float32)
@@ -356,6 +370,7 @@ class AdaptedDetector(VigilDetector):
         self.adapter = adapter
         if adapter.verdict.detects:
             self.guess = None  # its scores are odds
+        self.verdict = adapter.verdict
 
     def stream(self) -> AdaptedStream:
         return AdaptedStream(self.recogniser, self.options, self.name, self.adapter.verdict)

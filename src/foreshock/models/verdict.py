@@ -34,11 +34,42 @@ from foreshock.models.figures import (
 UNKNOWN = "unknown"
 SURE = 0.5  # probability of a kind below which it is not named
 RIDGE = 60.0  # pull of the odds towards the prior, in rows of evidence
-KIND_RIDGE, ROOT_RIDGE, SHARE_RIDGE = 3.0, 1.0, 0.05  # the same, in incidents; docs/log.md, 2026-11-26
 CALM = -4.0  # log odds of an incident where nothing stirs, before any label
 LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows is not believed without end
 FARTHEST = 10.0  # spreads
 REACH = 2.0  # times the usual distance within a kind up to which an incident may be of it
+
+
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """Pull of the weights of kinds and roots towards what they begin from, in incidents."""
+
+    root: float = 1.0  # of what points at a root, whatever the kind
+    own: float = 3.0  # of a service's own figures, for a kind
+    others: float = 3.0  # of those of the others and of all
+    share: float = 0.05  # of how common a kind is
+
+
+# From nothing; and from what thousands of simulated incidents taught, where a few labels should correct what
+# they speak of, and not how other services take it: docs/log.md, 2026-11-26.
+UNTAUGHT, TAUGHT = Ridge(), Ridge(30.0, 30.0, 300.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What many systems taught of figures that say something only together: H units before the kinds."""
+
+    inward: np.ndarray  # (H, 3 G + 1) from a service's figures, the others' and all, the constant last
+    outward: np.ndarray  # (C, H) to each kind
+
+    def narrow(self, columns: np.ndarray) -> Hidden:
+        every = self.inward.shape[1] // 3
+        return Hidden(self.inward[:, np.concatenate([blocks(columns, every, 3), [3 * every]])], self.outward)
+
+    def odds(self, seen: np.ndarray) -> np.ndarray:
+        """Figures `among_others` (n, S, 3 G) → log odds (n, S, C)."""
+        inward, outward = self.inward.astype(seen.dtype), self.outward.astype(seen.dtype)
+        return np.asarray(np.maximum(seen @ inward[:, :-1].T + inward[:, -1], 0) @ outward.T)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +79,24 @@ class Roots:
     spread: np.ndarray  # (G,) of each figure over quiet rows, above 0
     weight: np.ndarray  # (2 G,) of a service's figures, and of how far they exceed those of all others
     by_kind: np.ndarray  # (C or 1, 3 G + 1) more of a service's, of the others' and of all, if of a kind
+    hidden: Hidden | None = None  # of what was learned elsewhere; labels leave it as it is
 
     def narrow(self, columns: np.ndarray) -> Roots:
         """For a deployment that has only these of the figures."""
         every = len(self.spread)
         by_kind = self.by_kind[:, np.concatenate([blocks(columns, every, 3), [3 * every]])]
-        return Roots(self.spread[columns], self.weight[blocks(columns, every, 2)], by_kind)
+        hidden = None if self.hidden is None else self.hidden.narrow(columns)
+        return Roots(self.spread[columns], self.weight[blocks(columns, every, 2)], by_kind, hidden)
 
     def read(self, services: np.ndarray) -> Told:
         """What figures (n, S, G) of services say."""
         size = np.minimum(services / self.spread.astype(services.dtype), FARTHEST)
         pairs, more = beside_others(size), self.by_kind.astype(services.dtype)
         odds = (pairs @ self.weight.astype(services.dtype))[:, :, None]
-        odds = odds + among_others(size, pairs) @ more[:, :-1].T + more[:, -1]
+        seen = among_others(size, pairs)
+        odds = odds + seen @ more[:, :-1].T + more[:, -1]
+        if self.hidden is not None:
+            odds = odds + self.hidden.odds(seen)
         flat = odds.reshape(len(odds), -1)
         most = flat.max(1)
         sure = most + np.log(np.exp(flat - most[:, None]).sum(1))
@@ -159,10 +195,15 @@ class Verdict:
 
     def name(self, chances: np.ndarray) -> str:
         """The kind that rows (n, C) of one incident speak for, or "unknown"."""
+        return self.named(chances)[0]
+
+    def named(self, chances: np.ndarray) -> tuple[str, float]:
+        """The same, and how likely the likeliest kind is, told or not."""
         if chances.size == 0:
-            return UNKNOWN
+            return UNKNOWN, 0.0
         mean = np.nanmean(np.atleast_2d(chances), 0)
-        return self.kinds[int(mean.argmax())] if mean.max() >= self.sure else UNKNOWN
+        chance = float(mean.max())
+        return self.kinds[int(mean.argmax())] if chance >= self.sure else UNKNOWN, chance
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -171,7 +212,9 @@ class Verdict:
                 "threshold": self.threshold, "sure": self.sure, "detects": self.detects}  # fmt: skip
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {
+        hidden = self.roots.hidden
+        more = {} if hidden is None else {"hidden_inward": hidden.inward, "hidden_outward": hidden.outward}
+        return more | {
             "center": self.center, "spread": self.spread, "weight": self.weight,
             "root_spread": self.roots.spread, "root_weight": self.roots.weight,
             "kind_weight": self.roots.by_kind, "kind_center": self.faults.center,
@@ -198,13 +241,17 @@ class Verdict:
                 "root_weight": (2 * every,), "kind_weight": (max(many, 1), 3 * every + 1),
                 "kind_center": (many, 3 * every), "kind_reach": (many,),
             }  # fmt: skip
+            if "hidden_inward" in raw:
+                units = len(raw["hidden_inward"])
+                shapes |= {"hidden_inward": (units, 3 * every + 1), "hidden_outward": (many, units)}
             a = {n: np.array(raw[n], np.float64).reshape(shape) for n, shape in shapes.items()}
             for name, array in a.items():
                 if not np.isfinite(array).all():
                     raise WeightsError(f"{place}: {name} must be finite numbers; adapt again.")
+            hidden = Hidden(a["hidden_inward"], a["hidden_outward"]) if "hidden_inward" in a else None
             return cls(
-                a["center"], a["spread"], a["weight"], 
-                Roots(a["root_spread"], a["root_weight"], a["kind_weight"]),
+                a["center"], a["spread"], a["weight"],
+                Roots(a["root_spread"], a["root_weight"], a["kind_weight"], hidden),
                 Kinds(kinds, a["kind_center"], a["kind_reach"]),
                 float(raw["threshold"]), float(raw["sure"]), bool(raw["detects"]),
             )  # fmt: skip
@@ -288,7 +335,11 @@ def distance_from(met: np.ndarray, middle: np.ndarray) -> np.ndarray:
 
 
 def learn_incidents(
-    met: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray, quiet: np.ndarray, known: Verdict | None = None
+    met: np.ndarray,
+    is_faulty: np.ndarray,
+    weight: np.ndarray,
+    quiet: np.ndarray,
+    known: Verdict | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Center, spread and weights of the log odds of an incident.
 
@@ -334,7 +385,7 @@ def untaught(kinds: int, spread: np.ndarray) -> Roots:
     return Roots(spread, root_prior(), by_kind)
 
 
-def learn_roots(told: Origins, start: Roots) -> Roots:
+def learn_roots(told: Origins, start: Roots, ridge: Ridge = UNTAUGHT) -> Roots:
     """Weights by which the labelled root and kind stand first, or calm; where one is not told, any will do.
 
     Args:
@@ -350,18 +401,22 @@ def learn_roots(told: Origins, start: Roots) -> Roots:
     most, few = max(map(len, told.services)), len(columns)
     pairs, seen = (np.zeros((len(is_calm), most, n * few)) for n in (2, 3))
     is_there, is_right = np.zeros((2, len(is_calm), most, count), bool)
+    told_before = np.zeros((len(is_calm), most, count if start.hidden else 1))
+    hidden = None if start.hidden is None else start.hidden.narrow(columns)
     for i, own in enumerate(told.services):
         here, size = slice(0, len(own)), np.minimum(own / spread, FARTHEST)[None, :, columns]
         pairs[i, here] = beside_others(size)[0]
         seen[i, here] = among_others(size, pairs[i : i + 1, here])[0]
         is_there[i, here] = True
+        if hidden is not None:
+            told_before[i, here] = hidden.odds(seen[i : i + 1, here])[0]
         root, kind = int(told.root[i]), int(told.kind[i])
         is_right[i, here if root < 0 else root, slice(None) if kind < 0 else kind] = True
     weight = np.where(is_calm, told.weight, 0.0)
     share = _by_incident(told.incident[~is_calm]) * _balance(told.kind[~is_calm], told.incident[~is_calm])
     weight *= share.sum() / max(weight.sum(), 1e-12)  # calm and faulty weigh alike
     weight[~is_calm] = share
-    x, y, weigh, calm = map(torch.from_numpy, (pairs, seen, weight, is_calm))
+    x, y, z, weigh, calm = map(torch.from_numpy, (pairs, seen, told_before, weight, is_calm))
     absent, wrong = torch.from_numpy(~is_there), torch.from_numpy(~is_right)
     places = [blocks(columns, every, 2), np.append(blocks(columns, every, 3), 3 * every)]
     first = torch.from_numpy(np.concatenate([prior[places[0]], by_kind[:, places[1]].ravel()]))
@@ -370,18 +425,18 @@ def learn_roots(told: Origins, start: Roots) -> Roots:
 
     def loss(w: Tensor) -> Tensor:
         more, away = w[split:].reshape(count, -1), (w - first)[split:].reshape(count, -1)
-        odds = (x @ w[:split])[:, :, None] + y @ more[:, :-1].T + more[:, -1]
+        odds = (x @ w[:split])[:, :, None] + y @ more[:, :-1].T + more[:, -1] + z
         odds = odds.masked_fill(absent, -1e9) - size_of[:, None, None]
         of_all = torch.nn.functional.softplus(odds.flatten(1).logsumexp(1))
         of_right = odds.masked_fill(wrong, -1e9).flatten(1).logsumexp(1).masked_fill(calm, 0.0)
-        pull = ROOT_RIDGE * (w - first)[:split].square().sum()
-        pull = pull + KIND_RIDGE * away[:, :-1].square().sum() + SHARE_RIDGE * away[:, -1].square().sum()
+        pull = ridge.root * (w - first)[:split].square().sum() + ridge.own * away[:, :few].square().sum()
+        pull = pull + ridge.others * away[:, few:-1].square().sum() + ridge.share * away[:, -1].square().sum()
         return (weigh * (of_all - of_right)).sum() + pull / 2
 
     found = descend(loss, first.numpy())
     prior[places[0]] = found[:split]
     by_kind[:, places[1]] = found[split:].reshape(count, -1)
-    return Roots(spread, prior, by_kind)
+    return replace(start, weight=prior, by_kind=by_kind)
 
 
 def _by_incident(incident: np.ndarray) -> np.ndarray:
@@ -401,7 +456,11 @@ def _balance(kind: np.ndarray, incident: np.ndarray) -> np.ndarray:
 
 
 def learn_kinds(
-    names: tuple[str, ...], met: np.ndarray, kind: np.ndarray, incident: np.ndarray, known: Kinds | None = None
+    names: tuple[str, ...],
+    met: np.ndarray,
+    kind: np.ndarray,
+    incident: np.ndarray,
+    known: Kinds | None = None,
 ) -> Kinds:
     """The middle of each kind, and how far from it an incident may lie to be of it.
 

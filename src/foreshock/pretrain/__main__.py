@@ -1,4 +1,4 @@
-"""`python -m foreshock.pretrain run CONFIG.json` and `... deny OUT.npy FOLDER…`.
+"""`python -m foreshock.pretrain run CONFIG.json`, `... deny OUT.npy FOLDER…` and `... verdict`.
 
 `foreshock pretrain CONFIG` is the usual way; this one needs no YAML and suits a bare machine.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from foreshock.errors import ConfigError, ForeshockError
+from foreshock.models import weights
 from foreshock.pretrain import (
     BatchPlan,
     CorpusPlan,
@@ -24,6 +25,7 @@ from foreshock.pretrain import (
     pretrain,
     write_deny,
 )
+from foreshock.pretrain.simulated import SimulatedPlan, teach
 
 PARTS = {"model": Geometry, "batch": BatchPlan, "mask": MaskMix, "corpus": CorpusPlan}
 
@@ -57,10 +59,21 @@ def main(arguments: list[str]) -> int:
     deny = verbs.add_parser("deny", help="fingerprints of held-out data")
     deny.add_argument("out", type=Path)
     deny.add_argument("folders", type=Path, nargs="+")
+    verdict = verbs.add_parser("verdict", help="what simulated systems teach of kinds and roots")
+    verdict.add_argument("--model", default="nano")
+    verdict.add_argument("--out", type=Path, help="folder to write to; the model's own if left out")
+    verdict.add_argument(
+        "--cache", type=Path, required=True, help="what was seen of each system; goes on there"
+    )
+    verdict.add_argument("--held-back", type=int, default=20, help="systems to judge on")
+    for name, value in asdict(SimulatedPlan()).items():
+        verdict.add_argument(f"--{name}", type=int, default=value)
     chosen = parser.parse_args(arguments)
     try:
         if chosen.verb == "deny":
             write_deny(build_deny(chosen.folders), chosen.out)
+        elif chosen.verb == "verdict":
+            _teach(chosen)
         else:
             config = from_dict(json.loads(chosen.config.read_text(encoding="utf-8")))
             pretrain(config, on_step=lambda line: print(json.dumps(line), flush=True))
@@ -68,6 +81,19 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _teach(chosen: argparse.Namespace) -> None:
+    plan = SimulatedPlan(chosen.systems, chosen.rows, chosen.seed)
+    out = chosen.out or weights.find(chosen.model)
+    teach(
+        plan,
+        chosen.model,
+        out,
+        chosen.cache,
+        chosen.held_back,
+        lambda line: print(json.dumps(line), flush=True),
+    )
 
 
 if __name__ == "__main__":

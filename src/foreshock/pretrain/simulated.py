@@ -1,4 +1,4 @@
-"""What simulated systems teach before anybody labels anything: kinds of faults, and which service they come from.
+"""What simulated systems teach before anybody labels anything: kinds of faults, and where they come from.
 
 Systems are invented (5 to 60 services, other graphs, loads, steps, names and columns each), looked at with
 the frozen network, and the adapters' verdict is learned on all of them at once. It ships beside the network's
@@ -11,8 +11,10 @@ Not here: the verdict's mathematics (models.verdict), its file (models.known).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,27 +25,30 @@ from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models.figures import service_figure_names
 from foreshock.models.judging import AS_LIKELY, FAULTY_SHARE, as_likely, log_odds, look, met_of
+from foreshock.models.known import save_known
+from foreshock.models.lora import base_sha256
+from foreshock.models.reconstruct import moment_detector
 from foreshock.models.shots import FAULTY, QUIET, Lesson
 from foreshock.models.verdict import (
     FARTHEST,
-    KIND_RIDGE,
     LEAST_SPREAD,
-    ROOT_RIDGE,
-    SHARE_RIDGE,
+    Hidden,
     Kinds,
     Roots,
     Verdict,
     among_others,
     beside_others,
     blocks,
-    descend,
     learn_incidents,
     learn_kinds,
     untaught,
 )
+from foreshock.models.vigil import VigilDetector
 from foreshock.sources import simulator
 from foreshock.sources.simulator import FAULTS
 from foreshock.sources.simulator.invented import STEPS_S, draw_dense, invent, monitored
+
+OnStep = Callable[[dict[str, Any]], None]
 
 KINDS = tuple(sorted(FAULTS))
 HELD_BACK = 100_000  # seeds of the systems that validate begin here
@@ -52,6 +57,8 @@ FAULTY_ROWS, CALM_ROWS = 5, 120  # most rows of an incident, and of a system's q
 HARD = 0.1  # share of the quiet rows that looks worst to zero-shot scoring; a third of those taken
 WEEK_MINUTES = 7 * 24 * 60
 LEAST = 0.5  # spread of a service's figure; 0.1: macro F1 0.66 in place of 0.76, docs/log.md 2026-11-26
+UNITS, PASSES, AT_ONCE = 48, 40, 12  # hidden units, times all systems are gone through, systems a step
+RATE, DECAY = 0.01, 3e-4
 ROW_EVIDENCE = 8.0  # rows of evidence that an incident is, to the odds
 
 
@@ -66,8 +73,8 @@ class SimulatedPlan:
     def __post_init__(self) -> None:
         if self.systems < 1 or self.rows < 400 or not 0 <= self.seed < HELD_BACK:
             raise ConfigError(
-                f"{self.systems} systems of {self.rows} rows, seed {self.seed}: needed are at least one system, "
-                f"400 rows and a seed from 0 to {HELD_BACK - 1}."
+                f"{self.systems} systems of {self.rows} rows, seed {self.seed}: needed are at least one "
+                f"system, 400 rows and a seed from 0 to {HELD_BACK - 1}."
             )
 
 
@@ -130,10 +137,10 @@ def sample(lesson: Lesson, seed: int) -> Sample | None:
     )  # fmt: skip
 
 
-def learn(samples: Sequence[Sample]) -> Verdict:
+def learn(samples: Sequence[Sample], passes: int = PASSES, seed: int = 0) -> Verdict:
     """A verdict that names kinds and roots and leaves finding incidents to the zero-shot score."""
     spread = _spread(samples)
-    roots = as_likely(_learn_roots(samples, untaught(len(KINDS), spread)), FAULTY_SHARE)
+    roots = as_likely(_learn_roots(samples, untaught(len(KINDS), spread), passes, seed), FAULTY_SHARE)
     met = np.concatenate([met_of(one.figures, one.services, one.columns, roots) for one in samples])
     is_faulty = np.concatenate([one.incident >= 0 for one in samples])
     weight = np.concatenate([one.weight for one in samples])
@@ -160,41 +167,56 @@ def _kinds(samples: Sequence[Sample], met: np.ndarray) -> Kinds:
     return learn_kinds(KINDS, met[told], kind[told], number[told])
 
 
-def _learn_roots(samples: Sequence[Sample], start: Roots) -> Roots:
-    """As `verdict.learn_roots`, a system at a time: all at once would not fit into memory."""
+def _learn_roots(samples: Sequence[Sample], start: Roots, passes: int, seed: int) -> Roots:
+    """As `verdict.learn_roots`, with hidden units, some systems a step: all at once would not fit."""
     every, count = len(start.spread), len(start.by_kind)
-    first = np.concatenate([start.weight, start.by_kind.ravel()])
     parts = [_part(one, start.spread) for one in samples]
-    pull = np.concatenate([np.full(2 * every, ROOT_RIDGE), np.full(start.by_kind.size, KIND_RIDGE)])
-    pull[2 * every :].reshape(count, -1)[:, -1] = SHARE_RIDGE
-    ridge, origin = torch.from_numpy(pull), torch.from_numpy(first)
+    share = sum(float(one.weight.sum()) for one in samples) / len(samples)
+    rng, make = np.random.default_rng([seed, 16]), torch.Generator().manual_seed(seed)
+    inward = torch.randn(UNITS, 3 * every + 1, generator=make) / np.sqrt(3 * every)
+    outward = 0.01 * torch.randn(count, UNITS, generator=make)
+    first = [torch.from_numpy(one).float() for one in (start.weight, start.by_kind)]
+    weights = [one.clone().requires_grad_() for one in (*first, inward, outward)]
+    shared, by_kind, inward, outward = weights
+    steps = passes * -(-len(parts) // AT_ONCE)
+    rule = torch.optim.Adam(weights, RATE)
+    course = torch.optim.lr_scheduler.OneCycleLR(rule, RATE, total_steps=steps)
+    for _ in range(passes):
+        order = rng.permutation(len(parts))
+        for at in range(0, len(parts), AT_ONCE):
+            some = order[at : at + AT_ONCE]
+            missed = torch.stack([parts[i](shared, by_kind, inward, outward) for i in some]).sum()
+            away = sum(
+                (one - origin).square().sum() for one, origin in zip((shared, by_kind), first, strict=True)
+            )
+            pull = DECAY / 2 * (away + inward.square().sum() + outward.square().sum())
+            rule.zero_grad()
+            (missed / share / len(some) + pull).backward()
+            rule.step()
+            course.step()
+    found = [one.detach().double().numpy() for one in weights]
+    return replace(start, weight=found[0], by_kind=found[1], hidden=Hidden(found[2], found[3]))
 
-    def loss(w: Tensor) -> Tensor:
-        shared, by_kind = w[: 2 * every].float(), w[2 * every :].reshape(count, -1).float()
-        missed = torch.stack([part(shared, by_kind) for part in parts]).double().sum()
-        return missed + (ridge * (w - origin).square()).sum() / 2
 
-    found = descend(loss, first)
-    return replace(start, weight=found[: 2 * every], by_kind=found[2 * every :].reshape(count, -1))
-
-
-def _part(one: Sample, spread: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
+def _part(one: Sample, spread: np.ndarray) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """What the weights miss on the rows of one system."""
     size = np.minimum(one.services / spread[one.columns].astype(np.float32), FARTHEST)
     seen = torch.from_numpy(among_others(size, beside_others(size)))  # own, of others, mean
     few, every = len(one.columns), len(spread)
     pairs = torch.from_numpy(blocks(one.columns, every, 2))
     more = torch.from_numpy(np.append(blocks(one.columns, every, 3), 3 * every))
-    is_calm, weight = torch.from_numpy(one.incident < 0), torch.from_numpy(one.weight).float()
+    weight = torch.from_numpy(one.weight).float()
     place, faulty = torch.from_numpy(one.root), torch.from_numpy(np.flatnonzero(one.incident >= 0))
     kind = torch.from_numpy(one.kind)[faulty]
     fewer = float(np.log(seen.shape[1]))
 
-    def missed(shared: Tensor, by_kind: Tensor) -> Tensor:
-        (own, beside), way = shared[pairs].split(few), by_kind[:, more]
+    def missed(shared: Tensor, by_kind: Tensor, inward: Tensor, outward: Tensor) -> Tensor:
+        way, inner = by_kind[:, more], inward[:, more]
+        own, beside = shared[pairs[:few]], shared[pairs[few:]]
         # A service's figures, and how far they exceed those of all others, in one product with the rest.
-        weights = way[:, :-1] + torch.cat([own + beside, -beside, torch.zeros_like(own)])
-        odds = seen @ weights.T + way[:, -1] - fewer
+        straight = way[:, :-1] + torch.cat([own + beside, -beside, torch.zeros_like(own)])
+        odds = seen @ straight.T + way[:, -1] - fewer
+        odds = odds + torch.relu(seen @ inner[:, :-1].T + inner[:, -1]) @ outward.T
         of_all = torch.nn.functional.softplus(odds.flatten(1).logsumexp(1))
         of_kind = odds[faulty].gather(2, kind[:, None, None].expand(-1, odds.shape[1], 1))[..., 0]
         at_root = of_kind.gather(1, place[faulty].clamp(min=0)[:, None])[:, 0]
@@ -204,7 +226,111 @@ def _part(one: Sample, spread: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]
     return missed
 
 
-def lessons(plan: SimulatedPlan, detector: Any, first: int) -> Iterator[tuple[int, Lesson]]:
-    """Recordings looked at with the detector's network, from the seed `first` on."""
+def teach(
+    plan: SimulatedPlan,
+    model: str,
+    folder: Path,
+    cache: Path,
+    held_back: int = 20,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Learn the verdict of a checkpoint and write it into a folder; gives the record of how well it does.
+
+    Args:
+        cache: what was seen of each system lies here, so that a run that was stopped goes on.
+        held_back: systems that it is judged on and does not learn from.
+        on_step: is told each line of the record.
+    """
+    began = time.process_time()
+    detector = _detector(model)
+    taught = _samples(plan, detector, plan.seed, cache, on_step)
+    verdict = learn([one for one in taught if one is not None])
+    facts = {
+        **asdict(plan), "faults": sum(_count(one) for one in taught), "kinds": list(KINDS),
+        "learned_from": "simulated systems; none of them is Train Ticket or the demo's shop",
+    }  # fmt: skip
+    save_known(verdict, model, facts, folder)
+    held = (
+        _samples(replace(plan, systems=held_back), detector, HELD_BACK, cache, on_step) if held_back else []
+    )
+    record = {
+        "kind": "simulated_verdict", "base_sha256": base_sha256(model), **facts, "held_back": held_back,
+        **judged(verdict, [one for one in held if one is not None]),
+        "cpu_s": round(time.process_time() - began, 1), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    if on_step is not None:
+        on_step(record)
+    return record
+
+
+def judged(verdict: Verdict, samples: Sequence[Sample]) -> dict[str, Any]:
+    """How the faults of other systems are named, and where their root stands, told the rows of each."""
+    true, named, chance, rank = [], [], [], []
+    for one in samples:
+        here = verdict.narrow(one.columns)
+        _, kinds, roots = here.read(one.figures, one.services)
+        for number in np.unique(one.incident[one.incident >= 0]):
+            rows = one.incident == number
+            mean = kinds[rows].mean(0)
+            true.append(int(one.kind[rows][0]))
+            named.append(KINDS.index(verdict.kinds[int(mean.argmax())]))
+            chance.append(float(mean.max()))
+            order = np.argsort(-roots[rows].mean(0), kind="stable").tolist()
+            rank.append(order.index(one.root[rows][0]) + 1 if one.root[rows][0] >= 0 else 0)
+    right, told = np.array(true) == np.array(named), np.array(chance) >= verdict.sure
+    known = np.array(rank)[np.array(rank) > 0]
+    return {
+        "judged_faults": len(true), "macro_f1": round(macro_f1(true, named), 4), "right": int(right.sum()),
+        "told": int(told.sum()), "told_right": int((told & right).sum()), "roots": len(known),
+        "root_first": int((known == 1).sum()), "root_in_three": int((known <= 3).sum()),
+    }  # fmt: skip
+
+
+def macro_f1(true: Sequence[int], named: Sequence[int]) -> float:
+    """Mean over the kinds that occur; 0 where none does."""
+    pairs = list(zip(true, named, strict=True))
+    each = [
+        2 * sum(t == n == kind for t, n in pairs) / sum((t == kind) + (n == kind) for t, n in pairs)
+        for kind in sorted(set(true))
+    ]
+    return float(np.mean(each)) if each else 0.0
+
+
+def _detector(model: str) -> VigilDetector:
+    detector = moment_detector("foreshock", model)
+    if not isinstance(detector, VigilDetector):
+        raise ConfigError(f"{model} has no heads of recognition; a verdict needs them. Take nano.")
+    return detector
+
+
+def _samples(
+    plan: SimulatedPlan, detector: VigilDetector, first: int, cache: Path, on_step: OnStep | None
+) -> list[Sample | None]:
+    weights, out = str(detector.facts["weights_sha256"])[:12], []
+    cache.mkdir(parents=True, exist_ok=True)
     for seed in range(first, first + plan.systems):
-        yield seed, look(recording(seed, plan.rows), detector.recogniser, detector.options)
+        path = cache / f"{weights}-{plan.rows}-{seed}.npz"
+        if not path.exists():
+            began = time.process_time()
+            lesson = look(recording(seed, plan.rows), detector.recogniser, detector.options)
+            _keep(sample(lesson, seed), path)
+            if on_step is not None:
+                spent = round(time.process_time() - began, 2)
+                on_step({"kind": "system", "seed": seed, "kpis": len(lesson.frame.kpis), "cpu_s": spent})
+        out.append(_kept(path))
+    return out
+
+
+def _keep(one: Sample | None, path: Path) -> None:
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **({} if one is None else {name: getattr(one, name) for name in Sample.__slots__}))
+    part.replace(path)
+
+
+def _kept(path: Path) -> Sample | None:
+    with np.load(path) as file:
+        return Sample(**{name: file[name] for name in Sample.__slots__}) if file.files else None
+
+
+def _count(one: Sample | None) -> int:
+    return 0 if one is None else len(np.unique(one.incident[one.incident >= 0]))

@@ -101,6 +101,7 @@ def _part(scores: Scores, rows: slice) -> Scores:
         system=scores.system[rows],
         expected=None if scores.expected is None else scores.expected[rows],
         kinds=None if scores.kinds is None else scores.kinds[rows],
+        origins=None if scores.origins is None else scores.origins[rows],
     )  # fmt: skip
 
 

@@ -234,13 +234,13 @@ def adapt(
 
 def detector_with(score: Any, adapter: str) -> Any:
     """The detector of these settings with an adapter, "" for none."""
-    from foreshock.models import load_detector
+    from foreshock.models import load_detector, naming
 
     extra = {"adapter": adapter} if adapter else {}
-    return load_detector(
+    return naming(load_detector(
         score.detector.name, model=score.detector.model, precision=score.detector.precision,
         length=score.window.length, block=score.window.stride, **extra,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- exams
@@ -302,10 +302,10 @@ def touches(event: Event, last_ns: int, one: Judged) -> bool:
 
 
 def named_kind(detector: Any, scores: Scores, event: Event) -> str | None:
-    """The fault type that an adapter names."""
+    """The fault type that an adapter names, or the verdict beside the weights."""
     if scores.kinds is None or not scores.kind_names:
         return None
-    name: str = detector.adapter.verdict.name(scores.kinds[event.rows])
+    name: str = detector.verdict.name(scores.kinds[event.rows])
     return name
 
 

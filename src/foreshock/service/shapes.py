@@ -122,6 +122,7 @@ class Summary(BaseModel):
     headline: str
     service: str | None  # the likely origin; null is "unknown"
     kinds: list[Kind]  # best first; empty is "unknown"
+    kinds_from: str  # who taught them: "labels", "simulated systems", or "" where nobody did
     verdict: Verdict | None  # the one that counts
 
 

@@ -200,6 +200,7 @@ def summary(incident: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> d
         "headline": cause.get("headline", ""),
         "service": services[0]["name"] if services and cause.get("is_known") else None,
         "kinds": [{"name": name, "probability": p} for name, p in incident.get("kinds") or ()],
+        "kinds_from": incident.get("kinds_from") or "",
         "verdict": None if verdict is None else told_verdict(verdict),
     }
 

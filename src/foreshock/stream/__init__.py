@@ -241,6 +241,7 @@ class Monitor:
             severity=loudness if known is None else louder(loudness, known.severity),
             found_ns=event.detected_ns if known is None else known.found_ns,
             closed_ns=self.last_ns if is_closed else None,
+            kinds_from="" if scores is None else scores.kinds_from,
         )
         self.incidents[incident.id] = incident
         return incident

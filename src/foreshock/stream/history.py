@@ -14,7 +14,7 @@ from foreshock.frame import Frame, Kpi
 from foreshock.scores import Scores
 from foreshock.windows import rearranged
 
-ARRAYS = ("time_ns", "kpis", "services", "system", "expected", "kinds")  # of Scores, a row each
+ARRAYS = ("time_ns", "kpis", "services", "system", "expected", "kinds", "origins")  # of Scores, a row each
 SLACK = 4  # a quarter more rows than are kept, so that they move once in so many steps and not at each
 
 
@@ -63,7 +63,7 @@ class History:
         skipped = max(0, len(frame) - self.keep)
         new = {"time_ns": frame.time_ns, "values": frame.values, "high": high, "kpis": scores.kpis}
         new |= {"services": scores.services, "system": scores.system}
-        new |= {n: a for n in ("expected", "kinds") if (a := getattr(scores, n)) is not None}
+        new |= {n: a for n in ("expected", "kinds", "origins") if (a := getattr(scores, n)) is not None}
         rows = len(frame) - skipped
         self.first += max(0, len(self) + len(frame) - self.keep)
         self._start = max(self._start, self._stop + rows - self.keep)
@@ -98,7 +98,7 @@ class History:
         services = tuple(dict.fromkeys(kpi.service for kpi in kpis))
         columns = _places(self.kpis, kpis)
         order = dict.fromkeys(("values", "kpis", "expected"), columns)
-        order["services"] = _places(self._scores.service_names, services)
+        order["services"] = order["origins"] = _places(self._scores.service_names, services)
         start, rows = max(self._start, self._stop - keep), min(len(self), keep)
         self.first += start - self._start
         self._capacity = keep + max(1, keep // SLACK)

@@ -13,6 +13,7 @@ from foreshock.decide import Event, iso
 from foreshock.findings import Cause
 
 LATEST = 2**63 - 1
+SURE = 0.5  # chance of a kind below which none is told; as in models.verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Incident:
     severity: str  # "info", "warning", "critical"; only rises
     found_ns: int  # stamp of the row at which it was found
     closed_ns: int | None  # stamp of the row at which it was known to be over; None while it runs
+    kinds_from: str = ""  # who taught the kinds: "labels", or "simulated systems"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe, times as ISO 8601 in UTC and `_ns` as numbers."""
@@ -39,6 +41,7 @@ class Incident:
             "closed_ns": self.closed_ns,
             "closed_time": iso(self.closed_ns),
             "kinds": [[name, chance] for name, chance in self.kinds],
+            "kinds_from": self.kinds_from,
             "event": _safe(self.event.to_dict()),
             "cause": self.cause.to_dict(),
             "first_cause": dict(self.first_cause),
@@ -127,11 +130,13 @@ def name_of(start_ns: int, taken: Container[str]) -> str:
 
 
 def likely_kinds(kinds: np.ndarray | None, names: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
-    """Fault types by their mean chance over an incident's rows (n, C), best first."""
+    """Fault types by their mean chance over an incident's rows (n, C), best first; () if none is SURE."""
     if kinds is None or not names or not np.isfinite(kinds).any(0).all():
         return ()
     chances = np.nanmean(kinds, axis=0)
     order = np.argsort(-chances, kind="stable")
+    if chances[order[0]] < SURE:
+        return ()
     return tuple((names[i], round(float(chances[i]), 4)) for i in order.tolist())
 
 

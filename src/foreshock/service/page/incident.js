@@ -104,7 +104,8 @@ function rankParts(one) {
     h("h2", {}, "Likely fault"),
     kind ? h("div", {}, h("p", { class: "kind" }, h("b", {}, words(kind.name)), h("span", { class: "muted" }, `${percent(kind.probability)} likely`)),
       one.kinds.length > 1 ? h("p", { class: "muted small" }, `or ${one.kinds.slice(1, 4).map((k) => `${words(k.name)} ${percent(k.probability)}`).join(", ")}`) : null)
-      : h("div", {}, h("p", { class: "kind" }, h("b", {}, "unknown")), h("p", { class: "muted small" }, "Fault types are learned from your verdicts.")),
+      : h("div", {}, h("p", { class: "kind" }, h("b", {}, "unknown"))),
+    h("p", { class: "muted small" }, one.kinds_from && one.kinds_from !== "labels" ? `Learned from ${one.kinds_from}; your verdicts teach it better.` : "Fault types are learned from your verdicts."),
     h("h2", {}, one.service ? "Where it comes from" : "Where it may come from"),
     one.services.length ? h("ol", { class: "who" }, one.services.slice(0, 6).map((service) => {
       const bar = h("i", {});

@@ -1,4 +1,4 @@
-"""Systems nobody built: seeded call graphs with databases, and the tables that different monitoring makes of them.
+"""Systems nobody built: seeded call graphs with databases, and the tables that monitoring makes of them.
 
 What is learned on many of them must not hang on one graph, one load, one step or one set of columns. The
 physics of faults is the simulator's own all the same.
@@ -30,11 +30,18 @@ CALLED: dict[str, tuple[tuple[str, float], ...]] = {
     "cpu": (("cpu_pct", 1.0), ("cpu_usage", 0.01), ("container_cpu_cores", 0.005), ("cpu", 10.0)),
     "memory": (("mem_mi", 1.0), ("memory_bytes", 2.0**20), ("rss_mib", 1.0), ("heap_used", 0.7)),
     "calls": (("workload_ops", 1.0), ("rps", 1.0), ("request_rate", 60.0), ("calls_per_s", 1.0)),
-    "latency": (("latency_p90_s", 1.0), ("server_lat_p90_s", 1.0), ("duration_ms", 1e3), ("response_p90", 1e3)),
+    "latency": (("latency_p90_s", 1.0), ("server_lat_p90_s", 1.0), ("duration_ms", 1e3),
+                ("response_p90", 1e3)),
     "errors": (("error_share", 1.0), ("errors_pct", 100.0), ("http_5xx_share", 1.0)),
     "network": (("net_tx_bytes", 1.0), ("network_receive_kib", 1 / 1024), ("rx_tx", 1e-3)),
 }  # fmt: skip
-LEFT_OUT = {"cpu": 0.05, "memory": 0.15, "calls": 0.15, "latency": 0.15, "errors": 0.5}  # chance, in all of a table
+LEFT_OUT = {
+    "cpu": 0.05,
+    "memory": 0.15,
+    "calls": 0.15,
+    "latency": 0.15,
+    "errors": 0.5,
+}  # chance, in all of a table
 
 
 def invent(seed: int) -> System:
@@ -56,10 +63,11 @@ def invent(seed: int) -> System:
     services = _fast_enough(services, calls, timeout_s * float(rng.uniform(0.02, 0.15)))
     watched = tuple(names[i] for i in range(doors - 1, count) if i < doors or rng.random() < 0.92)
     every = style == "shop"
+    roots = _roots(names, names if every else list(watched), calls, rate, doors, stored)
     return System(
         services, calls, peak_ops, float(rng.uniform(2, 8)), timeout_s, float(rng.choice([0.0, 0.5, 1.0])),
         0.0 if every else float(rng.choice([0.0, 0.9])), 0.003, style, names[doors - 1],
-        () if every else watched, tuple(FAULTS), _roots(names, names if every else watched, calls, rate, doors, stored),
+        () if every else watched, tuple(FAULTS), roots,
     )  # fmt: skip
 
 
@@ -141,7 +149,9 @@ def _services(
     return tuple(out)
 
 
-def _fast_enough(services: tuple[Service, ...], calls: tuple[Call, ...], most_s: float) -> tuple[Service, ...]:
+def _fast_enough(
+    services: tuple[Service, ...], calls: tuple[Call, ...], most_s: float
+) -> tuple[Service, ...]:
     """The same, all alike quicker where an answer at the front door would take longer."""
     took = {s.name: s.work_s + s.idle_s for s in services}
     for service in reversed(services):
@@ -151,8 +161,7 @@ def _fast_enough(services: tuple[Service, ...], calls: tuple[Call, ...], most_s:
 
 
 def _roots(
-    names: list[str], watched: tuple[str, ...] | list[str], calls: tuple[Call, ...], rate: np.ndarray, doors: int,
-    stored: int,
+    names: list[str], watched: list[str], calls: tuple[Call, ...], rate: np.ndarray, doors: int, stored: int
 ) -> Mapping[str, tuple[str, ...]]:  # fmt: skip
     own = [name for name in watched if names.index(name) >= doors]
     busy = [name for name in own if rate[names.index(name)] * WINDOW_S / 2 >= CALLED_ENOUGH] or own
@@ -166,7 +175,9 @@ def _roots(
     return {kind: tuple(found) for kind, found in places.items()}
 
 
-def draw_dense(system: System, seed: int, rows: int, step_s: float, first_row: int = 256) -> tuple[Fault, ...]:
+def draw_dense(
+    system: System, seed: int, rows: int, step_s: float, first_row: int = 256
+) -> tuple[Fault, ...]:
     """Faults close to one another behind a quiet beginning, each kind in turn before any comes again."""
     rng = np.random.default_rng([seed, 12])
     out: list[Fault] = []
@@ -180,13 +191,15 @@ def draw_dense(system: System, seed: int, rows: int, step_s: float, first_row: i
         lasts *= 3.0 if kind in RAMPS else 1.0
         service = places[int(rng.integers(len(places)))]
         onset, recovery = rng.uniform(5, min(80, lasts / 2)), rng.uniform(20, 120)
-        out.append(Fault(kind, service, at, lasts, float(rng.uniform(0.4, 1.1)), float(onset), float(recovery)))
+        out.append(
+            Fault(kind, service, at, lasts, float(rng.uniform(0.4, 1.1)), float(onset), float(recovery))
+        )
         at += lasts + max(float(rng.uniform(30, 90)) * step_s, 200.0)
     return tuple(out)
 
 
 def monitored(frame: Frame, seed: int) -> Frame:
-    """The same recording as another monitoring shows it: other names and units, quantities missing, traffic added."""
+    """The recording as other monitoring shows it: names and units, quantities missing, traffic added."""
     rng = np.random.default_rng([seed, 13])
     called = {what: names[int(rng.integers(len(names)))] for what, names in CALLED.items()}
     gone = {what for what, chance in LEFT_OUT.items() if rng.random() < chance}
