@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def save_known(verdict: Verdict, model: str | Path, facts: Mapping[str, Any], fo
     except OSError as error:
         raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return path
 
 

@@ -475,12 +475,14 @@ def learn_kinds(
         at = [names.index(name) for name in known.names]
         middle[at], reach[at] = known.center, known.reach
     share, is_new = _by_incident(incident), np.isnan(reach)
-    for c in np.flatnonzero(is_new):
+    taught = [c for c in np.flatnonzero(is_new) if (kind == c).any()]
+    for c in taught:
         middle[c] = np.average(met[kind == c], 0, share[kind == c])
     own = is_new[kind]
     apart = distance_from(met, middle[kind])
     usual = float(np.average(apart[own], weights=share[own])) if own.any() else 0.0
-    for c in np.flatnonzero(is_new):
+    reach[is_new] = max(REACH * usual, 1e-6)
+    for c in taught:
         reach[c] = _reach(apart[kind == c], share[kind == c], usual)
     return Kinds(names, middle, reach)
 
