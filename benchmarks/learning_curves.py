@@ -38,7 +38,7 @@ import torch
 from labelled import SHOT_ROWS, Task
 
 import foreshock
-from foreshock.calibrate import Threshold, calibrate, from_labels
+from foreshock.calibrate import Threshold, calibrate, from_labels, of_finished
 from foreshock.decide import decide
 from foreshock.frame import Frame
 from foreshock.memory import MicroBatches
@@ -52,6 +52,7 @@ from foreshock.models.recognise import Recogniser
 from foreshock.models.shots import FAULTY, Lesson, Shot, draw_shots
 from foreshock.models.training import Run
 from foreshock.models.verdict import Verdict, score_of
+from foreshock.models.vigil import USUAL
 from foreshock.runlog import git_commit
 from foreshock.scores import Scores, layout
 from foreshock.windows import to_grid
@@ -219,7 +220,7 @@ def best_f1(task: Task, system: np.ndarray) -> float:
 def unlabelled(task: Task, system: np.ndarray) -> Threshold:
     """As `foreshock detect` takes it for a finished recording."""
     settled = np.where(np.arange(len(system)) < SETTLING_ROWS, np.nan, system)
-    return calibrate(settled, task.judged.step_s)
+    return calibrate(settled, task.judged.step_s, guess=of_finished(USUAL))
 
 
 def fixed(chance: float, step_s: float) -> Threshold:
