@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import yaml
 
+from foreshock.calibrate import CausalCalibrator
 from foreshock.decide import Rules
 from testbed.bench import SPARE, Size
 from testbed.kpis import queries
@@ -48,7 +49,10 @@ def configuration(
         "serve": {"port": port, "data": str(data), "backfill_s": round(backfill_s, 1), "keep_s": 7_200},
         "rules": {name: rules[name] / size.press for name in PRESSED},
         # One false alarm a pressed day, whatever may page: ten faults in half an hour are no usual day.
-        "threshold": {"false_alarms_per_day": size.press},
+        "threshold": {
+            "false_alarms_per_day": size.press,
+            "relearn_s": CausalCalibrator.relearn_s / size.press,
+        },
         "alerts": {"pages_per_day": 100, "resend_s": 5, "alertmanager": {"url": alertmanager}},
     }
 

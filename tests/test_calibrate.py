@@ -248,7 +248,7 @@ def test_an_incident_does_not_raise_the_next_threshold():
 
 
 def test_a_new_regime_is_learned():
-    """Scores that stay three times as high become normal after `relearn_rows`, and the past is forgotten."""
+    """Scores that stay three times as high become normal after `relearn_s`, and the past is forgotten."""
     scores = quiet_scores("gamma", 1500, 15)
     scores[700:] *= 4
     causal = calibrate_causal(scores, 60)

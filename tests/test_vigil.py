@@ -10,11 +10,11 @@ import torch
 
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi
-from foreshock.models import copy_of
+from foreshock.models import copy_of, load_detector
 from foreshock.models.moment import Moment, MomentConfig
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
-from foreshock.models.vigil import Movement, VigilDetector, VigilOptions
+from foreshock.models.vigil import CROWD, Movement, VigilDetector, VigilOptions
 from tests import naive
 
 TINY = MomentConfig(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2, seq_len=64, vocab_size=8)
@@ -164,3 +164,34 @@ def test_wild_values_are_only_large(detector: VigilDetector):
     assert np.isfinite(scores.system).all()
     assert scores.kpis[150, 0] > np.nanmax(scores.kpis[:150, 0])
     assert np.isnan(scores.kpis[100:110, 4]).all()
+
+
+def test_a_shape_never_seen_is_a_discord():
+    """The network's states tell a heartbeat that comes out wrong; in a crowd of KPIs nobody looks."""
+    rng = np.random.default_rng(5)
+    values = np.maximum(np.sin(np.arange(3000) * 2 * np.pi / 64), 0) ** 3 + 0.02 * rng.normal(size=3000)
+    values[2600:2664] = values[2600:2664].cumsum() / 30  # no higher, but a slope
+    only = load_detector("foreshock", signals=["discord"])
+    system = only.score(table(values[:, None])).system
+    assert system[2600:2900].max() > 2 * system[1000:2600].max()
+    assert only.score(table(np.repeat(values[2000:, None], CROWD + 1, axis=1))).system.max() == 0
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_discords_in_pieces(detector: VigilDetector, prepared: bool):
+    """Row by row, ahead or not, as at once; past the first that may count."""
+    options = replace(detector.options, signals=("discord",))
+    only = VigilDetector("tiny", detector.recogniser, options, {})
+    f = frame(rows=900, kpis=3)
+    whole, stream, rows = only.score(f), only.stream(), []
+    for row in range(len(f)):
+        rows.append(stream.push(f.rows(slice(row, row + 1))).kpis[0])
+        while prepared and stream.prepare():
+            pass
+    assert np.nanmax(whole.kpis[-200:]) > 0
+    np.testing.assert_allclose(np.stack(rows), whole.kpis, rtol=1e-3, atol=1e-4)
+
+
+def table(values: np.ndarray) -> Frame:
+    meta = tuple(Kpi(f"s__k{i}", "s", f"k{i}") for i in range(values.shape[1]))
+    return Frame(np.arange(len(values), dtype=np.int64) * 60 * 10**9, values, meta, 60.0)

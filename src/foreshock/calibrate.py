@@ -26,6 +26,7 @@ AT_ONCE_SHARE = 0.25  # of the promised false alarms, for single rows
 CONFIRM_S = 90.0  # two rows at a row a minute, six at 15 s, eighteen at 5 s ...
 CONFIRM_SHARE = 2 / 3  # ... of which two, four, twelve must be above `high`
 MERGE_S = 120.0
+RELEARN_S, RELEARN_LEAST = 7200.0, 120  # half an hour of an incident must not make it normal; rows
 WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
 FAR = 2.0  # tail scales above `at_once` from which a row is no quiet one; docs/log.md, 2026-11-26
 FINISHED = 4.0  # times more that rows of a finished recording say about its own threshold
@@ -341,7 +342,7 @@ class CausalCalibrator:
     A row is judged by scores before it only. An incident can't raise the threshold: rows far above it are
     not learned from, and `calibrate` sets lasting rises aside. (Rows a little above it are learned from:
     leaving them out would lower the threshold again and again.) When more than half of the last
-    `relearn_rows` reach `high`, they are the new normal and the older ones are forgotten.
+    `relearn_s` (120 rows at least) reach `high`, they are the new normal and the older ones are forgotten.
     """
 
     step_s: float
@@ -349,7 +350,7 @@ class CausalCalibrator:
     warmup_rows: int = WARMUP_ROWS  # scores (not missing, not leading zeros) before the first threshold
     refresh_rows: int = 30  # scores between two refreshes; fewer at first, more with a long memory
     memory_rows: int = 20_000  # scores remembered
-    relearn_rows: int = 120  # rows after which a lasting change is normal
+    relearn_s: float = RELEARN_S  # seconds after which a lasting change is normal
     merge_s: float = MERGE_S
     confirm_s: float = CONFIRM_S
     confirm_share: float = CONFIRM_SHARE
@@ -412,9 +413,10 @@ class CausalCalibrator:
         self._finite += int(np.isfinite(scores).sum())
 
     def _refresh(self) -> Threshold:
-        recent = self._scores[-self.relearn_rows :]
+        rows = max(RELEARN_LEAST, round(self.relearn_s / self.step_s))
+        recent = self._scores[-rows:]
         seen = int(np.isfinite(recent).sum())
-        if self._now is not None and seen >= self.relearn_rows // 2:
+        if self._now is not None and seen >= rows // 2:
             with np.errstate(invalid="ignore"):
                 if (recent >= self._now.high).sum() > 0.5 * seen:
                     self._scores = recent
@@ -438,7 +440,7 @@ def calibrate_causal(
     warmup_rows: int = WARMUP_ROWS,
     refresh_rows: int = 30,
     memory_rows: int = 20_000,
-    relearn_rows: int = 120,
+    relearn_s: float = RELEARN_S,
     merge_s: float = MERGE_S,
     confirm_s: float = CONFIRM_S,
     confirm_share: float = CONFIRM_SHARE,
@@ -446,7 +448,7 @@ def calibrate_causal(
 ) -> CausalThreshold:
     """A threshold for each row from the scores before it; see `CausalCalibrator`."""
     calibrator = CausalCalibrator(
-        step_s, false_alarms_per_day, warmup_rows, refresh_rows, memory_rows, relearn_rows, merge_s,
+        step_s, false_alarms_per_day, warmup_rows, refresh_rows, memory_rows, relearn_s, merge_s,
         confirm_s, confirm_share, guess,
     )  # fmt: skip
     return calibrator.push(scores)

@@ -69,7 +69,7 @@ class ThresholdOptions:
     warmup_rows: Count = CausalCalibrator.warmup_rows  # scores before the first alarm may be raised
     refresh_rows: Count = CausalCalibrator.refresh_rows  # scores between two adjustments, at most
     memory_rows: Count = CausalCalibrator.memory_rows  # scores remembered
-    relearn_rows: Count = CausalCalibrator.relearn_rows  # rows after which a lasting change counts as normal
+    relearn_s: Positive = CausalCalibrator.relearn_s  # seconds after which a lasting change counts as normal
 
 
 @checked(frozen=True)

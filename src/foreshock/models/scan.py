@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from foreshock.models.discord import States, reduced, size_of
 from foreshock.models.recognise import Recogniser, context_scale, movement, scaled, unbend
 from foreshock.windows import PATCH, rearranged
 
@@ -36,6 +37,7 @@ class Reading:
 
     chance: np.ndarray  # (n, K) float32, 0..1, of being an anomaly
     expected: np.ndarray  # (n, K) float64 in the KPI's units
+    states: States | None = None  # of the patches that hold the rows, at the table's own step
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Scan:
     def __init__(self, recogniser: Recogniser, factor: int, length: int, block: int) -> None:
         self.recogniser = recogniser
         self.factor, self.length, self.block = factor, length, block
+        self.size = size_of(recogniser.backbone.geometry.d_model)
         # The first blocks double from a patch on, each behind as many steps as it has.
         self.early = [PATCH * 2**i for i in range(20) if PATCH * 2**i < block]
         self.phases = min(factor, PHASES)
@@ -109,7 +112,7 @@ class Scan:
         first, self.count = self.count, self.count + len(samples)
         kept = np.zeros((0, kpis)) if self.kept is None else self.kept
         known = np.concatenate([kept, samples])
-        said = self._read(known, first)
+        said, states = self._read(known, first)
         self.kept = known[-self.length * self.phases :]
         before = np.full((2, kpis), np.nan) if self.last is None else self.last
         said = np.concatenate([before[:, None], said], axis=1)  # (2, 1 + samples, K)
@@ -117,7 +120,7 @@ class Scan:
         newest = (self.rows + 1 + np.arange(n)) // self.stride - first  # the sample that each row has, from 1
         self.rows += n
         chance, expected = said[:, newest]
-        return Reading(chance.astype(np.float32), expected)
+        return Reading(chance.astype(np.float32), expected, states if self.factor == 1 else None)
 
     def take(self, columns: np.ndarray) -> None:
         """Go on with these KPIs, by their column; -1 is one that was never observed."""
@@ -144,6 +147,19 @@ class Scan:
                 done += self._complete(job, windows, rows, most - done)
         return done
 
+    def coming(self) -> States | None:
+        """The states before a patch that begins with the next row, once `prepare` has made them all."""
+        if self.kept is None or self.count % PATCH:
+            return None
+        for job in self._blocks(0, self.count, self.count + 1):
+            ready = self.ready.get(0)
+            if ready is not None and ready.is_for(job) and not ready.lacks:
+                values = reduced(ready.before.states[:, 0])
+                values[~ready.has] = np.nan
+                began = (job.start + job.size - self._steps(job)) // PATCH
+                return States(self.count // PATCH, values[None], np.array([began]))
+        return None
+
     def _sample(self, filled: np.ndarray) -> np.ndarray:
         """Means of the last `factor` rows, at every `stride`-th row: (samples, K)."""
         if self.tail is None:
@@ -162,10 +178,13 @@ class Scan:
         with np.errstate(invalid="ignore"):
             return np.asarray(total / np.where(seen > 0, seen, np.nan))
 
-    def _read(self, known: np.ndarray, first: int) -> np.ndarray:
-        """Chance and expectation of the samples from `first` on: (2, samples, K)."""
+    def _read(self, known: np.ndarray, first: int) -> tuple[np.ndarray, States]:
+        """Chance and expectation of the samples from `first` on, (2, samples, K), and a phase's states."""
         stop, base, kpis = self.count, self.count - len(known), known.shape[1]
         out = np.full((2, stop - first, kpis), np.nan)
+        patch = first // PATCH
+        states = np.full((-(-stop // PATCH) - patch, kpis, self.size), np.nan, np.float16)
+        began = np.zeros(len(states), int)
         alike: dict[tuple[int, int, range], list[_Block]] = {}
         for job in (job for phase in range(self.phases) for job in self._blocks(phase, first, stop)):
             alike.setdefault((job.size, self._steps(job), job.patches), []).append(job)
@@ -174,12 +193,19 @@ class Scan:
             many = 1 if len(patches) == 1 else max(1, GATHERED // max(1, kpis))
             for some in (jobs[at : at + many] for at in range(0, len(jobs), many)):
                 windows = np.concatenate([self._window(job, steps, known, base) for job in some])
-                said = self._judge(windows, some[0]).reshape(2, len(some), kpis, -1)
+                said, before = self._judge(windows, some[0])
+                said = said.reshape(2, len(some), kpis, -1)
                 for i, job in enumerate(some):
+                    if self.factor == 1:
+                        held = slice(job.start // PATCH + patches[0] - patch, None)
+                        states[held][: len(patches)] = before.reshape(len(some), kpis, -1, self.size)[
+                            i
+                        ].swapaxes(0, 1)
+                        began[held][: len(patches)] = (job.start + job.size - steps) // PATCH
                     into = np.arange(max(job.start, job.low), min(job.start + size, job.high))
                     place = into * self.phases + job.phase - first
                     out[:, place] = said[:, i, :, into - job.start - patches[0] * PATCH].swapaxes(0, 1)
-        return out
+        return out, States(patch, states, began)
 
     def _steps(self, job: _Block) -> int:
         """How many samples a block's window has: fewer before there is a whole one."""
@@ -201,8 +227,8 @@ class Scan:
         at = np.arange(job.start + job.size - steps, job.start + job.size)
         return np.asarray(known[np.minimum(at, job.high - 1) * self.phases + job.phase - base].T)
 
-    def _judge(self, windows: np.ndarray, job: _Block) -> np.ndarray:
-        """Chance and expectation of a block's wanted patches: (2, N, those * PATCH).
+    def _judge(self, windows: np.ndarray, job: _Block) -> tuple[np.ndarray, np.ndarray]:
+        """Chance and expectation of a block's wanted patches (2, N, those * PATCH), the states before each.
 
         Args:
             windows: (N, steps), NaN before the first value; the last steps are the block.
@@ -212,19 +238,22 @@ class Scan:
         judged = slice(context + patches[0] * PATCH, context + (patches[-1] + 1) * PATCH)
         enough, lowest, highest = _extent(windows, judged, context)
         out = np.full((2, *lowest.shape), np.nan)
+        states = np.full((len(windows), len(patches), self.size), np.nan, np.float16)
         rows = np.flatnonzero(enough & (highest[:, -1] > lowest[:, -1]))
-        if len(patches) == 1:
-            self._complete(job, windows, rows)
-            out[:, rows] = self._weigh(windows[rows], judged, _rows(self.ready[job.phase].before, rows))
-        else:
-            for some in (rows[at : at + GATHERED] for at in range(0, len(rows), GATHERED)):
+        for some in (rows[at : at + GATHERED] for at in range(0, len(rows), GATHERED)):
+            if len(patches) == 1:
+                self._complete(job, windows, some)
+                before = _rows(self.ready[job.phase].before, some)
+            else:
                 before = self._before(windows[some], context, patches)
-                out[:, some] = self._weigh(windows[some], judged, before)
+            out[:, some] = self._weigh(windows[some], judged, before)
+            states[some] = reduced(before.states)
         # What never moved is no anomaly, and nothing is told of it, whatever comes later in the block.
         still = ~(highest > lowest)
         out[0][still & enough[:, None]] = 0
         out[1][still] = np.nan
-        return out
+        states[still[:, ::PATCH]] = np.nan  # as it was in the patch's first row, whatever comes later in it
+        return out, states
 
     def _complete(self, job: _Block, windows: np.ndarray, rows: np.ndarray, most: int | None = None) -> int:
         """Keep what comes before a block's one wanted patch for the KPIs `rows`; for how many it was made.

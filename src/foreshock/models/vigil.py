@@ -23,11 +23,12 @@ import numpy as np
 from foreshock.calibrate import Guess
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi
+from foreshock.models.discord import Discord
 from foreshock.models.distance import Distance
 from foreshock.models.evidence import EvidenceOptions, require_later
 from foreshock.models.novelty import Novelty
 from foreshock.models.recognise import Recogniser
-from foreshock.models.scan import Scan
+from foreshock.models.scan import Reading, Scan
 from foreshock.models.surprise import Surprise
 from foreshock.scores import Layout, Scores, layout, pool, smooth
 from foreshock.windows import PATCH, fill_forward, rearranged, to_grid
@@ -38,7 +39,8 @@ SURPRISE: dict[str, Any] = {"trust_steps": 2, "tail_prior_steps": 240}
 LARGEST = 1e30  # no KPI is larger; squares and sums of more would overflow
 SURE = 0.3  # chance that counts half: beyond, more of it tells little more; docs/log.md, 2026-11-26
 NEW = 0.05  # what novelty counts beside chance and movement; 0.1: NAB and UCR gain 0.01, ASD and TODS lose it
-SIGNALS = ("chance", "movement", "surprise", "novelty")
+CROWD = 64  # KPIs up to which discords are looked for; they share one weight, as each has its own by chance
+SIGNALS = ("chance", "movement", "surprise", "novelty", "discord")
 # Evidence has no unit, so quiet scores reach the same height in most systems: what two of two or four of six
 # rows reach once in 1,000 rows is 2.3 to 3.2 on IOPS, WSD, UCR, SMD, ASD and the simulator; docs/log.md,
 # 2026-11-26, where this comes from and what it does.
@@ -153,7 +155,7 @@ class VigilStream:
         self.scans = [Scan(recogniser, f, o.length, o.block) for f in o.scales]
         self.steps, self.misses = Movement(o), Movement(o)
         self.surprise, self.distance = Surprise(o.surprise), Distance(o.surprise)
-        self.novelty = Novelty()
+        self.novelty, self.discord = Novelty(), Discord()
 
     def push(self, piece: Frame) -> Scores:
         """Score the next rows.
@@ -192,7 +194,10 @@ class VigilStream:
         self.surprise.prepare()
         self.distance.prepare()
         self.novelty.prepare()
-        return any(scan.prepare(most) for scan in self.scans)
+        if any(scan.prepare(most) for scan in self.scans):
+            return True
+        states = self.scans[0].coming() if len(self.kpis) <= CROWD else None
+        return states is not None and self.discord.prepare(states, most)
 
     def relayout(self, kpis: tuple[Kpi, ...]) -> None:
         """Go on with other KPIs: those known keep their past, new ones were never observed until now.
@@ -210,6 +215,7 @@ class VigilStream:
         self.surprise.take(columns)
         self.distance.take(columns)
         self.novelty.take(columns)
+        self.discord.take(columns)
         self.newest = None if self.newest is None else rearranged(self.newest, columns, np.nan)
         self.lasting = None if self.lasting is None else rearranged(self.lasting, columns, 0)
         self.kpis, self.layout = kpis, layout(kpis)
@@ -243,7 +249,16 @@ class VigilStream:
         told = np.isfinite(filled)
         movement = (self.steps.push(steps, told) + self.misses.push(misses, told)) / 2
         surprise = np.maximum(self.surprise.push(dense, expected), self.distance.push(dense))
-        return fuse(chances, movement, surprise, self.novelty.push(filled), self.options), expected
+        discord = self._discord(readings[0], len(dense))
+        return fuse(chances, movement, surprise, self.novelty.push(filled), discord, self.options), expected
+
+    def _discord(self, reading: Reading, rows: int) -> np.ndarray:
+        """What the states before each row's patch say, (n, K); nothing in a crowd of KPIs."""
+        assert reading.states is not None
+        if reading.states.values.shape[1] > CROWD:
+            return np.zeros(reading.chance.shape)
+        stop = self.scans[0].rows
+        return self.discord.push(reading.states)[np.arange(stop - rows, stop) // PATCH - reading.states.first]
 
 
 def squares(values: np.ndarray) -> np.ndarray:
@@ -252,8 +267,9 @@ def squares(values: np.ndarray) -> np.ndarray:
 
 
 def fuse(
-    chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, novelty: np.ndarray, o: VigilOptions
-) -> np.ndarray:
+    chances: np.ndarray, movement: np.ndarray, surprise: np.ndarray, novelty: np.ndarray, discord: np.ndarray,
+    o: VigilOptions,
+) -> np.ndarray:  # fmt: skip
     """Evidence (n, K), 0 is calm.
 
     Args:
@@ -261,6 +277,7 @@ def fuse(
         movement: (n, K), as many as there are widths is usual; counts up to `o.most`.
         surprise: (n, K), 0 is none, 1 as large as the past's large ones.
         novelty: (n, K), 0 is none, 1 twice as far from all past stretches as usual.
+        discord: (n, K), 0 is none, 1 more than twice as far from all of its past states as usual.
     """
     told = np.isfinite(chances)
     chance = np.where(told, chances, 0).sum(0) / np.maximum(told.sum(0), 1)
@@ -269,6 +286,8 @@ def fuse(
     parts = [np.prod(rows, axis=0)] if rows else []
     if "novelty" in o.signals:
         parts.append(NEW * novelty)
+    if "discord" in o.signals:
+        parts.append(discord / discord.shape[1])
     if not parts:
         return surprise
     found = np.sum(parts, axis=0)
