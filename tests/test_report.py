@@ -131,6 +131,24 @@ def test_the_incident_is_told(page):
     assert page.text.index("cpu_pct", rows) < page.text.index("latency", rows)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({"fault_type": "memory_leak", "fault_chance": 0.87, "fault_type_from": "simulated systems"},
+         "memory leak, 87 %"),
+        ({"fault_type": "unknown", "fault_chance": 0.3, "fault_type_from": "simulated systems"}, "unknown"),
+    ],
+)  # fmt: skip
+def test_the_kind_of_fault_is_told(page, kind, words):
+    """With its probability and who taught it; a page without kinds says nothing of them."""
+    told = Page(report.html(*make_case(), kinds=[kind])).text
+    assert f"Kind of fault {words}" in told
+    assert "learned from simulated systems" in told
+    assert "Kind of fault" not in page.text
+    with pytest.raises(InputError, match="a report needs"):
+        report.html(*make_case(), kinds=[kind, kind])
+
+
 def test_the_reason_is_told(page):
     """Threshold, promise, detector, repairs and findings have their place."""
     for words in (

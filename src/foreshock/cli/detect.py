@@ -107,9 +107,10 @@ def detect(
                 explain(frame.without_labels(), scores, event, others=events, later=not as_live)
                 for event in events
             ]
+        kinds = [_kind(detecting, scores, event) for event in events]
         incidents = [
-            {**event.to_dict(), **_kind(detecting, scores, event), "cause": cause.to_dict()}
-            for event, cause in zip(events, causes, strict=True)
+            {**event.to_dict(), **kind, "cause": cause.to_dict()}
+            for event, kind, cause in zip(events, kinds, causes, strict=True)
         ]
         if report is not None:
             from foreshock import report as page
@@ -118,7 +119,7 @@ def detect(
                 page.write(
                     part, frame, scores, threshold, events, causes,
                     title=Path(input.rstrip(":")).name, quality=found, repaired=repairs,
-                    about=detecting.describe(),
+                    about=detecting.describe(), kinds=kinds,
                 )  # fmt: skip
         facts = {
             "input": input,

@@ -46,6 +46,7 @@ def write(
     quality: Quality | None = None,
     repaired: Sequence[str] = (),
     about: Mapping[str, Any] | None = None,
+    kinds: Sequence[Mapping[str, Any]] = (),
     made: str = "",
 ) -> Path:
     """Write the page, replacing the file.
@@ -56,6 +57,8 @@ def write(
         quality: of the recording before repair; None inspects `frame`.
         repaired: what was mended, in words (`quality.repair`).
         about: facts of the detector (`Detector.describe()`), `label` for what its weights are.
+        kinds: of each event its `fault_type`, how likely it is (`fault_chance`, 0..1) and who taught it
+            (`fault_type_from`), as `foreshock detect --json` has them; none, or one for each event.
         made: when or by what the page was made; nothing by default, so that pages can be compared.
 
     Raises:
@@ -64,7 +67,7 @@ def write(
     """
     page = html(
         frame, scores, threshold, events, causes,
-        title=title, quality=quality, repaired=repaired, about=about, made=made,
+        title=title, quality=quality, repaired=repaired, about=about, kinds=kinds, made=made,
     )  # fmt: skip
     path = Path(path)
     try:
@@ -85,10 +88,11 @@ def html(
     quality: Quality | None = None,
     repaired: Sequence[str] = (),
     about: Mapping[str, Any] | None = None,
+    kinds: Sequence[Mapping[str, Any]] = (),
     made: str = "",
 ) -> str:
     """The page as text; see `write`."""
-    if len(frame) != len(scores) or len(events) != len(causes):
+    if len(frame) != len(scores) or len(events) != len(causes) or len(kinds) not in (0, len(events)):
         raise InputError(
             f"{len(frame)} rows, {len(scores)} scores, {len(events)} events and {len(causes)} causes: "
             "a report needs a score for each row and a cause for each event."
@@ -96,7 +100,7 @@ def html(
     source = Source(
         frame, scores, threshold, tuple(events), tuple(causes),
         inspect(frame) if quality is None else quality,
-        tuple(repaired), dict(about or {}), title or title_of(frame),
+        tuple(repaired), dict(about or {}), title or title_of(frame), tuple(kinds),
     )  # fmt: skip
     return _render(source, made)
 

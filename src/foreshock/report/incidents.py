@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,9 @@ def _card(source: Source, place: int, is_pictured: bool, is_open: bool) -> dict[
     ]
     if event.sequel_of is not None:
         facts.append(("Soon after", f"incident {event.sequel_of + 1}"))
+    named = source.kinds[place] if source.kinds else {}
+    if named:
+        facts.append(("Kind of fault", kind_of_fault(named)))
     findings = _listed(cause)
     panels = _panels(source, place) if is_pictured else []
     return {
@@ -71,6 +75,9 @@ def _card(source: Source, place: int, is_pictured: bool, is_open: bool) -> dict[
             for s in cause.services[:3]
             if s is cause.services[0] or s.confidence >= 0.01
         ],
+        "kind_from": f"The kind of fault was learned from {named['fault_type_from']}."
+        if named.get("fault_type_from")
+        else "",
         "kpis": [_kpi_row(event, f) for f in findings],
         "has_roles": any(f.role in ROLES for f in findings),
         "more_kpis": more(max(cause.changed, len(findings)), len(findings), "KPI") if findings else "",
@@ -93,6 +100,20 @@ def origin(cause: Cause) -> str:
         return "Origin unknown"
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
     return f"Origin unclear: {listed}"
+
+
+def kind_of_fault(named: Mapping[str, Any]) -> str:
+    """In words.
+
+    Example:
+        >>> kind_of_fault({"fault_type": "memory_leak", "fault_chance": 0.87})
+        'memory leak, 87 %'
+        >>> kind_of_fault({"fault_type": "unknown", "fault_chance": 0.3})
+        'unknown'
+    """
+    name = str(named["fault_type"]).replace("_", " ")
+    chance = named.get("fault_chance")
+    return name if chance is None or name == "unknown" else f"{name}, {share(chance)}"
 
 
 def after(delay_ns: float) -> str:

@@ -29,6 +29,7 @@ class Source:
     repaired: tuple[str, ...]
     about: Mapping[str, Any]
     title: str
+    kinds: tuple[Mapping[str, Any], ...] = ()  # of each event, as `write` takes them
 
     @property
     def last_threshold(self) -> Threshold | None:
