@@ -1,9 +1,10 @@
-"""Which service comes first for simulated faults, without any label: `explain` beside a BARO-like scorer.
+"""Which service comes first for simulated faults, without any label: `explain`, and a BARO-like scorer.
 
     python benchmarks/fault_origins.py [--seeds 0 1 2] [--cache FOLDER]
 
 The judged recordings are those of benchmarks/learning_curves.py, whose records hold what an adapter learned.
-Both are told the rows of each fault. One JSON line a seed and scorer goes to results/fault_origins.jsonl.
+`explain` alone, and with what simulated systems taught of roots, as `detect` has it. All are told the rows
+of each fault. One JSON line a seed and scorer goes to results/fault_origins.jsonl.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from learning_curves import SIMULATED, Looks
 from foreshock.decide import Event
 from foreshock.explain import explain
 from foreshock.frame import Frame
+from foreshock.models.shots import Lesson
 from foreshock.runlog import git_commit
 from foreshock.scores import Scores
 
@@ -77,10 +80,15 @@ def main() -> None:
             assert labels is not None
             seen = looks.of(frame, f"{SIMULATED}-{seed}-judged".replace(" ", "-"))
             scores = _scores(frame, seen.evidence, seen.system)
-            ranks: dict[str, list[dict[str, Any]]] = {"explain, zero-shot": [], "BARO-like": []}
+            names = ("explain with the verdict, zero-shot", "explain alone", "BARO-like")
+            ranks: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+            told = replace(scores, origins=_origins(looks, seen))
             for number, (first, last) in enumerate(task.faults):
                 root = str(labels.root_cause[first])
-                orders = (explained(frame, scores, first, last, number), baro(frame, first, last))
+                orders = (
+                    explained(frame, told, first, last, number), explained(frame, scores, first, last, number),
+                    baro(frame, first, last),
+                )  # fmt: skip
                 for name, order in zip(ranks, orders, strict=True):
                     rank = order.index(root) + 1 if root in order else None
                     ranks[name].append({"kind": str(labels.fault_type[first]), "root_rank": rank})
@@ -92,6 +100,15 @@ def main() -> None:
                 }  # fmt: skip
                 file.write(json.dumps(record) + "\n")
                 print(name, seed, sum(e["root_rank"] == 1 for e in each), len(each), flush=True)
+
+
+def _origins(looks: Looks, seen: Lesson) -> np.ndarray:
+    """(T, S) chances of each service to be the root, as simulated systems taught them."""
+    assert looks.known is not None
+    here = looks.known.narrow(seen.columns)
+    parts = [slice(at, at + 512) for at in range(0, len(seen.system), 512)]
+    read = [here.read(seen.figures[some], seen.services[some])[2] for some in parts]
+    return np.concatenate(read).astype(np.float32)
 
 
 def _scores(frame: Frame, evidence: np.ndarray, system: np.ndarray) -> Scores:

@@ -24,7 +24,7 @@ ZERO, PROBE, LORA, WHOLE = (
 )
 OURS = (PROBE, LORA, WHOLE)
 FEW = 100  # labelled windows that the label efficiency starts from
-TOLD_AT = (100, 500)  # labelled windows whose confusions are shown
+TOLD_AT = (0, 100, 500)  # labelled windows whose confusions are shown
 LEVELS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -40,6 +40,7 @@ def page() -> str:
             "efficiency": efficiency(simulated),
             "paired": paired(simulated),
             "kinds": kinds(simulated),
+            "named": named(),
             "confusion": confusion(simulated),
             "rejection": rejection(simulated),
             "roots": roots(simulated),
@@ -254,11 +255,26 @@ def kinds(records: Sequence[Record]) -> list[str]:
     return table(head, rows)
 
 
+def named() -> list[str]:
+    """What the shipped verdict says of other systems, without a label."""
+    rows = []
+    for r in read("simulated_verdict.jsonl"):
+        first = r["root_first"]
+        rows.append([
+            r["recording"], r["faults"], f"{r['macro_f1']:.2f}", f"{r['right']} of {r['faults']}",
+            f"{r['told_right']} of {r['told']}", first["explain"], first["explain with the verdict"],
+            first["verdict"],
+        ])  # fmt: skip
+    head = ["recording", "faults", "macro F1, best guess", "best guess right", "right of those told"]
+    head += ["root first: explain alone", "with the verdict", "the verdict alone"]
+    return table(head, rows)
+
+
 def confusion(records: Sequence[Record]) -> list[str]:
     """True kinds down, best guesses across, for each of some numbers of windows."""
     found, lines = groups(records), []
     for shots in TOLD_AT:
-        group = found.get((PROBE, shots), [])
+        group = found.get((PROBE if shots else ZERO, shots), [])
         told = _named(group)
         names = sorted({true for true, _, _ in told} | {name for _, name, _ in told})
         rows = []
@@ -268,7 +284,8 @@ def confusion(records: Sequence[Record]) -> list[str]:
             rows.append([f"{i} `{true}`", *cells, sum(chance < 0.5 for _, chance in mine) or ""])
         if rows:
             seeds = " ".join(str(r["seed"]) for r in group)
-            lines += [f"The verdict on the frozen network, {shots} windows, seeds {seeds}:", ""]
+            what = f"The verdict on the frozen network, {shots} windows" if shots else "Without labels"
+            lines += [f"{what}, seeds {seeds}:", ""]
             head = ["true kind, told as", *(str(i) for i in range(1, len(names) + 1)), "unsure"]
             lines += table(head, rows)
     return lines
@@ -279,7 +296,7 @@ def rejection(records: Sequence[Record]) -> list[str]:
     rows = []
     for (detector, shots), group in groups(records).items():
         told = _named(group)
-        if detector != PROBE or not told:
+        if detector not in (ZERO, PROBE) or not told:
             continue
         cells = []
         for level in LEVELS:

@@ -410,6 +410,24 @@ def test_labels_weigh_when_two_services_are_alike():
         assert first(explain(frame, scores, event)) == root
 
 
+def test_a_calm_service_may_be_the_likeliest():
+    """What was learned names a service that shows nothing itself; where nothing changed it is silent."""
+    frame = shop()
+    event = event_at(frame, 200, 220)
+    rows, count = len(frame), len(frame.services)
+    origins = np.full((rows, count), 0.1 / count, np.float32)
+    origins[:, frame.services.index("stock")] += 0.9
+    scores = Scores(
+        frame.time_ns, np.zeros((rows, len(frame.kpis)), np.float32), np.zeros((rows, count), np.float32),
+        np.zeros(rows, np.float32), frame.kpis, frame.services, frame.step_s, origins=origins,
+    )  # fmt: skip
+    assert explain(frame, scores, event).services == ()
+    column(frame, "cart__cpu_pct")[200:220] = 95
+    cause = explain(frame, scores, event)
+    assert first(cause) == "stock"
+    assert "cart" in [service.name for service in cause.services]
+
+
 def test_an_early_event_is_compared_with_later_rows():
     """Four rows before it tell nothing; in a recording that lies in the past those after it do."""
     frame = shop()

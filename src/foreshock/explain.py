@@ -30,6 +30,7 @@ LEAD_S = 120.0  # a KPI may move so long before the event is seen
 EARLY_S = 900.0  # of a long event so much after its detection is looked at: later there are only followers
 UNTOLD, FEWEST_EVIDENCE = 0.02, 0.1  # what a service has for a chance, and for evidence, when labels weigh
 FEW_BEFORE = 64  # rows before an event from which later ones are not asked
+LIKELIEST, JOINS = 0.5, 0.3  # chance from which a calm service is named, and the evidence it then has
 FAINT = 0.1  # a score that rose less is not worth a line
 
 
@@ -84,15 +85,21 @@ def explain(
 
 
 def by_labels(services: list[ServiceFinding], scores: Scores | None, event: Event) -> list[ServiceFinding]:
-    """Weighed with what an adapter learned of roots, where the scores hold it; 38 of 49 first in place of 36.
+    """Weighed with what was learned of roots, where the scores hold it: from labels, or simulated systems.
 
-    Measured on simulated Train Ticket, roots never labelled, 100 shots; docs/log.md, 2026-11-26.
+    A service whose own KPIs did not change clearly joins where it is the likeliest by far. Measured with
+    what simulated systems taught, told the rows: first in 75 of 94 faults of simulated Train Ticket in place
+    of 67, and in 22 of 24 of Online Boutique's real ones in place of 21; docs/log.md, 2026-11-26.
     """
-    if scores is None or scores.origins is None or len(scores) < event.end:
+    if not services or scores is None or scores.origins is None or len(scores) < event.end:
         return services
     mean = np.nan_to_num(scores.origins[event.start : event.end].astype(float).mean(0))
     chance = dict(zip(scores.service_names, (mean + UNTOLD) / (mean.max() + UNTOLD), strict=True))
     told = [replace(s, score=(s.score + FEWEST_EVIDENCE) * chance.get(s.name, 0.0)) for s in services]
+    likeliest = scores.service_names[int(mean.argmax())]
+    if mean.max() >= LIKELIEST and likeliest not in {s.name for s in services}:
+        why = "others take it as if it began here"
+        told.append(ServiceFinding(likeliest, JOINS, 0.0, event.start, event.start_ns, (), why))
     return sorted(told, key=lambda s: -s.score)
 
 
