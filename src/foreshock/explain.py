@@ -77,9 +77,9 @@ def explain(
     findings = like_with_like(kpi_findings(frame, changes, strength, kinds, window.start))
     traffic = traffic_of(frame, changes, kinds)
     services = rank_services(frame, findings, kinds, event)
+    services = by_labels(services, scores, event)
     if traffic.factor > 1:
         services = door_first(services, traffic.usual)
-    services = by_labels(services, scores, event)
     certain = not services or is_own(services[0].name, frame, findings, kinds)
     return _conclude(findings, services, certain, traffic, len(before), most_kpis, frame.step_s)
 
