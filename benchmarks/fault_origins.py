@@ -86,7 +86,8 @@ def main() -> None:
             for number, (first, last) in enumerate(task.faults):
                 root = str(labels.root_cause[first])
                 orders = (
-                    explained(frame, told, first, last, number), explained(frame, scores, first, last, number),
+                    explained(frame, told, first, last, number),
+                    explained(frame, scores, first, last, number),
                     baro(frame, first, last),
                 )  # fmt: skip
                 for name, order in zip(ranks, orders, strict=True):
