@@ -35,7 +35,7 @@ from foreshock.frame import Frame
 from foreshock.hindsight import settle
 from foreshock.memory import watch
 from foreshock.metrics import average_precision, count_events, fault_spans, roc_auc, spans
-from foreshock.models import Detector, load_detector
+from foreshock.models import Detector, load_detector, naming
 from foreshock.runlog import git_commit
 
 HERE = Path(__file__).parent
@@ -76,6 +76,7 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     ignore = labels.ignore | (labels.anomaly & ~seen)
     if until is not None:
         ignore = ignore | (frame.time >= np.datetime64(until))
+    detector = naming(detector)  # as `foreshock detect` does
     began, cpu = time.perf_counter(), time.process_time()
     scores = detector.score(frame.without_labels())
     took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
