@@ -26,7 +26,9 @@ AT_ONCE_SHARE = 0.25  # of the promised false alarms, for single rows
 CONFIRM_S = 90.0  # two rows at a row a minute, six at 15 s, eighteen at 5 s ...
 CONFIRM_SHARE = 2 / 3  # ... of which two, four, twelve must be above `high`
 MERGE_S = 120.0
-RELEARN_S, RELEARN_LEAST = 7200.0, 120  # half an hour of an incident must not make it normal; rows
+# Normal is what nine rows in ten of two hours hold, or of 120 rows. Incidents that come and go are not, even
+# where they fill most of the time.
+RELEARN_SHARE, RELEARN_S, RELEARN_LEAST = 0.9, 7200.0, 120
 WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
 FAR = 2.0  # tail scales above `at_once` from which a row is no quiet one; docs/log.md, 2026-11-26
 FINISHED = 4.0  # times more that rows of a finished recording say about its own threshold
@@ -341,8 +343,8 @@ class CausalCalibrator:
 
     A row is judged by scores before it only. An incident can't raise the threshold: rows far above it are
     not learned from, and `calibrate` sets lasting rises aside. (Rows a little above it are learned from:
-    leaving them out would lower the threshold again and again.) When more than half of the last
-    `relearn_s` (120 rows at least) reach `high`, they are the new normal and the older ones are forgotten.
+    leaving them out would lower the threshold again and again.) When nine in ten of the last `relearn_s`
+    (120 rows at least) reach `low`, they are the new normal and the older ones are forgotten.
     """
 
     step_s: float
@@ -418,7 +420,7 @@ class CausalCalibrator:
         seen = int(np.isfinite(recent).sum())
         if self._now is not None and seen >= rows // 2:
             with np.errstate(invalid="ignore"):
-                if (recent >= self._now.high).sum() > 0.5 * seen:
+                if (recent >= self._now.low).sum() > RELEARN_SHARE * seen:
                     self._scores = recent
                     self._far = np.zeros(len(recent), bool)
         # Early rows teach much each, later ones little: wait an eighth of what is known, up to
