@@ -218,7 +218,7 @@ def load_detector(name: str = "foreshock", **options: Any) -> Detector:
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
-        option = str(error).rsplit("'", 2)[-2]
+        option = str(error).split("'")[1]  # Python 3.13 goes on with what was perhaps meant
         raise ConfigError(f"the detector {name!r} has no option {option!r}.") from error
 
 
