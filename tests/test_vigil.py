@@ -192,6 +192,16 @@ def test_discords_in_pieces(detector: VigilDetector, prepared: bool):
     np.testing.assert_allclose(np.stack(rows), whole.kpis, rtol=1e-3, atol=1e-4)
 
 
+def test_coarse_scales_alone(detector: VigilDetector):
+    """Without one row a step there are no states to be discords; the rest judges."""
+    coarse = VigilDetector("tiny", detector.recogniser, replace(detector.options, scales=(4, 8)), {})
+    f = frame(rows=300)
+    whole, stream = coarse.score(f), coarse.stream()
+    assert np.nanmax(whole.system) > 0
+    parts = [stream.push(f.rows(part)).system for part in (slice(0, 131), slice(131, 300))]
+    np.testing.assert_allclose(np.concatenate(parts), whole.system, rtol=1e-4, atol=1e-6)
+
+
 def table(values: np.ndarray) -> Frame:
     meta = tuple(Kpi(f"s__k{i}", "s", f"k{i}") for i in range(values.shape[1]))
     return Frame(np.arange(len(values), dtype=np.int64) * 60 * 10**9, values, meta, 60.0)

@@ -260,10 +260,10 @@ class _HeardSurprise(Surprise):
 class PooledStream(VigilStream):
     """Scores rows as the default detector does, and pools what it saw into figures of each row."""
 
+    scan_type, surprise_type = _HeardScan, _HeardSurprise
+
     def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str) -> None:
         super().__init__(recogniser, options, detector)
-        self.scans = [_HeardScan(recogniser, f, options.length, options.block) for f in options.scales]
-        self.surprise = _HeardSurprise(options.surprise)
         self.running, self.service_running, self.silence = Lasting(), Lasting(), Silence()
         self.groups: Groups | None = None
         self.pooled: list[tuple[np.ndarray, ...]] = []
@@ -297,16 +297,12 @@ class PooledStream(VigilStream):
         self.pooled.append(self.reduce(*self.pool(heard, np.stack(readings), is_up, off, silent)))
         return evidence, expected
 
-    def relayout(self, kpis: tuple[Kpi, ...]) -> None:
-        before, known = self.kpis, {kpi: column for column, kpi in enumerate(self.kpis)}
-        super().relayout(kpis)
-        if self.groups is None:
-            return
+    def _rearrange(self, columns: np.ndarray, kpis: tuple[Kpi, ...]) -> None:
+        super()._rearrange(columns, kpis)
         if self.silence.usual is not None:
-            columns = np.array([known.get(kpi, -1) for kpi in kpis])
             self.silence.usual = rearranged(self.silence.usual, columns, 0)
         if self.service_running.last is not None:
-            self.service_running.last = regrouped(self.service_running.last, before, kpis)
+            self.service_running.last = regrouped(self.service_running.last, self.kpis, kpis)
         self.groups = None
 
     def pool(
@@ -341,8 +337,8 @@ class AdaptedStream(PooledStream):
         system = np.where(np.isfinite(scores.system), score_of(odds), np.nan).astype(np.float32)
         return replace(told, system=system, is_odds=True)
 
-    def relayout(self, kpis: tuple[Kpi, ...]) -> None:
-        super().relayout(kpis)
+    def _rearrange(self, columns: np.ndarray, kpis: tuple[Kpi, ...]) -> None:
+        super()._rearrange(columns, kpis)
         self.here = None
 
     def reduce(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -367,13 +363,12 @@ class AdaptedDetector(VigilDetector):
         facts = {**base.facts, "adapter": adapter.place, "adapter_sha256": adapter.sha256}
         network = merge(base.recogniser, adapter.tensors, adapter.scale, adapter.place)
         super().__init__(base.name, network, base.options, facts)
-        self.adapter = adapter
-        if adapter.verdict.detects:
+        self.adapter, self.verdict = adapter, adapter.verdict
+        if self.verdict.detects:
             self.guess = None  # its scores are odds
-        self.verdict = adapter.verdict
 
     def stream(self) -> AdaptedStream:
-        return AdaptedStream(self.recogniser, self.options, self.name, self.adapter.verdict)
+        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict)
 
     @property
     def threshold(self) -> float | None:

@@ -90,9 +90,11 @@ def _rows(before: _Before, rows: np.ndarray) -> _Before:
 class Scan:
     """One scale of a stream: the mean of `factor` rows, sampled so that `PHASES` series interleave."""
 
-    def __init__(self, recogniser: Recogniser, factor: int, length: int, block: int) -> None:
+    def __init__(self, recogniser: Recogniser, factor: int, length: int, block: int, crowd: int = 0) -> None:
+        """`crowd` is how many series at most are told their states; 1 row a step alone can tell them."""
         self.recogniser = recogniser
         self.factor, self.length, self.block = factor, length, block
+        self.crowd = crowd if factor == 1 else 0
         self.size = size_of(recogniser.backbone.geometry.d_model)
         # The first blocks double from a patch on, each behind as many steps as it has.
         self.early = [PATCH * 2**i for i in range(20) if PATCH * 2**i < block]
@@ -120,7 +122,7 @@ class Scan:
         newest = (self.rows + 1 + np.arange(n)) // self.stride - first  # the sample that each row has, from 1
         self.rows += n
         chance, expected = said[:, newest]
-        return Reading(chance.astype(np.float32), expected, states if self.factor == 1 else None)
+        return Reading(chance.astype(np.float32), expected, states)
 
     def take(self, columns: np.ndarray) -> None:
         """Go on with these KPIs, by their column; -1 is one that was never observed."""
@@ -149,7 +151,7 @@ class Scan:
 
     def coming(self) -> States | None:
         """The states before a patch that begins with the next row, once `prepare` has made them all."""
-        if self.kept is None or self.count % PATCH:
+        if self.kept is None or self.count % PATCH or self.kept.shape[1] > self.crowd:
             return None
         for job in self._blocks(0, self.count, self.count + 1):
             ready = self.ready.get(0)
@@ -178,13 +180,11 @@ class Scan:
         with np.errstate(invalid="ignore"):
             return np.asarray(total / np.where(seen > 0, seen, np.nan))
 
-    def _read(self, known: np.ndarray, first: int) -> tuple[np.ndarray, States]:
-        """Chance and expectation of the samples from `first` on, (2, samples, K), and a phase's states."""
+    def _read(self, known: np.ndarray, first: int) -> tuple[np.ndarray, States | None]:
+        """Chance and expectation of the samples from `first` on, (2, samples, K), and states if told."""
         stop, base, kpis = self.count, self.count - len(known), known.shape[1]
         out = np.full((2, stop - first, kpis), np.nan)
-        patch = first // PATCH
-        states = np.full((-(-stop // PATCH) - patch, kpis, self.size), np.nan, np.float16)
-        began = np.zeros(len(states), int)
+        told = self._untold(first, stop, kpis) if kpis <= self.crowd else None
         alike: dict[tuple[int, int, range], list[_Block]] = {}
         for job in (job for phase in range(self.phases) for job in self._blocks(phase, first, stop)):
             alike.setdefault((job.size, self._steps(job), job.patches), []).append(job)
@@ -193,19 +193,25 @@ class Scan:
             many = 1 if len(patches) == 1 else max(1, GATHERED // max(1, kpis))
             for some in (jobs[at : at + many] for at in range(0, len(jobs), many)):
                 windows = np.concatenate([self._window(job, steps, known, base) for job in some])
-                said, before = self._judge(windows, some[0])
+                said, before = self._judge(windows, some[0], told is not None)
                 said = said.reshape(2, len(some), kpis, -1)
+                if told is not None:
+                    states = before.reshape(len(some), kpis, -1, self.size).swapaxes(1, 2)
+                    for own, job in zip(states, some, strict=True):
+                        at = job.start // PATCH + patches[0] - told.first
+                        told.values[at : at + len(patches)] = own
+                        told.began[at : at + len(patches)] = (job.start + job.size - steps) // PATCH
                 for i, job in enumerate(some):
-                    if self.factor == 1:
-                        held = slice(job.start // PATCH + patches[0] - patch, None)
-                        states[held][: len(patches)] = before.reshape(len(some), kpis, -1, self.size)[
-                            i
-                        ].swapaxes(0, 1)
-                        began[held][: len(patches)] = (job.start + job.size - steps) // PATCH
                     into = np.arange(max(job.start, job.low), min(job.start + size, job.high))
                     place = into * self.phases + job.phase - first
                     out[:, place] = said[:, i, :, into - job.start - patches[0] * PATCH].swapaxes(0, 1)
-        return out, States(patch, states, began)
+        return out, told
+
+    def _untold(self, first: int, stop: int, kpis: int) -> States:
+        """Room for the states of the patches that hold samples first..stop."""
+        patch = first // PATCH
+        count = -(-stop // PATCH) - patch
+        return States(patch, np.full((count, kpis, self.size), np.nan, np.float16), np.zeros(count, int))
 
     def _steps(self, job: _Block) -> int:
         """How many samples a block's window has: fewer before there is a whole one."""
@@ -227,18 +233,19 @@ class Scan:
         at = np.arange(job.start + job.size - steps, job.start + job.size)
         return np.asarray(known[np.minimum(at, job.high - 1) * self.phases + job.phase - base].T)
 
-    def _judge(self, windows: np.ndarray, job: _Block) -> tuple[np.ndarray, np.ndarray]:
+    def _judge(self, windows: np.ndarray, job: _Block, tells: bool) -> tuple[np.ndarray, np.ndarray]:
         """Chance and expectation of a block's wanted patches (2, N, those * PATCH), the states before each.
 
         Args:
             windows: (N, steps), NaN before the first value; the last steps are the block.
             job: whose windows they are, or one of several that differ in time alone.
+            tells: whether states are wanted; else there are none, (N, 0, size).
         """
         context, patches = windows.shape[1] - job.size, job.patches
         judged = slice(context + patches[0] * PATCH, context + (patches[-1] + 1) * PATCH)
         enough, lowest, highest = _extent(windows, judged, context)
         out = np.full((2, *lowest.shape), np.nan)
-        states = np.full((len(windows), len(patches), self.size), np.nan, np.float16)
+        states = np.full((len(windows), len(patches) if tells else 0, self.size), np.nan, np.float16)
         rows = np.flatnonzero(enough & (highest[:, -1] > lowest[:, -1]))
         for some in (rows[at : at + GATHERED] for at in range(0, len(rows), GATHERED)):
             if len(patches) == 1:
@@ -247,12 +254,14 @@ class Scan:
             else:
                 before = self._before(windows[some], context, patches)
             out[:, some] = self._weigh(windows[some], judged, before)
-            states[some] = reduced(before.states)
+            if tells:
+                states[some] = reduced(before.states)
         # What never moved is no anomaly, and nothing is told of it, whatever comes later in the block.
         still = ~(highest > lowest)
         out[0][still & enough[:, None]] = 0
         out[1][still] = np.nan
-        states[still[:, ::PATCH]] = np.nan  # as it was in the patch's first row, whatever comes later in it
+        if tells:
+            states[still[:, ::PATCH]] = np.nan  # as in the patch's first row, whatever comes later in it
         return out, states
 
     def _complete(self, job: _Block, windows: np.ndarray, rows: np.ndarray, most: int | None = None) -> int:

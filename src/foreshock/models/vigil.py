@@ -15,6 +15,7 @@ pooling (scores).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from foreshock.calibrate import Guess
 from foreshock.errors import ConfigError, FrameError
 from foreshock.frame import Frame, Kpi
-from foreshock.models.discord import Discord
+from foreshock.models.discord import Discord, States
 from foreshock.models.distance import Distance
 from foreshock.models.evidence import EvidenceOptions, require_later
 from foreshock.models.novelty import Novelty
@@ -141,6 +142,9 @@ class Movement:
 class VigilStream:
     """Scores rows as they come. What a row gets depends on it and earlier rows only."""
 
+    scan_type: type[Scan] = Scan  # of its parts, for streams that listen to them
+    surprise_type: type[Surprise] = Surprise
+
     def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str) -> None:
         self.recogniser = recogniser
         self.options = options
@@ -152,9 +156,10 @@ class VigilStream:
         self.newest: np.ndarray | None = None  # (K,) the last value observed
         self.lasting: np.ndarray | None = None  # (K,) running mean of the evidence
         o = options
-        self.scans = [Scan(recogniser, f, o.length, o.block) for f in o.scales]
+        crowd = CROWD if "discord" in o.signals else 0
+        self.scans = [self.scan_type(recogniser, f, o.length, o.block, crowd) for f in o.scales]
         self.steps, self.misses = Movement(o), Movement(o)
-        self.surprise, self.distance = Surprise(o.surprise), Distance(o.surprise)
+        self.surprise, self.distance = self.surprise_type(o.surprise), Distance(o.surprise)
         self.novelty, self.discord = Novelty(), Discord()
 
     def push(self, piece: Frame) -> Scores:
@@ -196,7 +201,7 @@ class VigilStream:
         self.novelty.prepare()
         if any(scan.prepare(most) for scan in self.scans):
             return True
-        states = self.scans[0].coming() if len(self.kpis) <= CROWD else None
+        states = _first(scan.coming() for scan in self.scans)
         return states is not None and self.discord.prepare(states, most)
 
     def relayout(self, kpis: tuple[Kpi, ...]) -> None:
@@ -207,7 +212,11 @@ class VigilStream:
         if self.clock is None:
             return
         known = {kpi: column for column, kpi in enumerate(self.kpis)}
-        columns = np.array([known.get(kpi, -1) for kpi in kpis])
+        self._rearrange(np.array([known.get(kpi, -1) for kpi in kpis]), kpis)
+        self.kpis, self.layout = kpis, layout(kpis)
+
+    def _rearrange(self, columns: np.ndarray, kpis: tuple[Kpi, ...]) -> None:
+        """Keep what is known of these KPIs, by their column so far; -1 is a new one."""
         for scan in self.scans:
             scan.take(columns)
         self.steps.take(columns)
@@ -218,7 +227,6 @@ class VigilStream:
         self.discord.take(columns)
         self.newest = None if self.newest is None else rearranged(self.newest, columns, np.nan)
         self.lasting = None if self.lasting is None else rearranged(self.lasting, columns, 0)
-        self.kpis, self.layout = kpis, layout(kpis)
 
     def _begin(self, piece: Frame) -> None:
         if self.clock is None:
@@ -249,16 +257,20 @@ class VigilStream:
         told = np.isfinite(filled)
         movement = (self.steps.push(steps, told) + self.misses.push(misses, told)) / 2
         surprise = np.maximum(self.surprise.push(dense, expected), self.distance.push(dense))
-        discord = self._discord(readings[0], len(dense))
+        discord = self._discord(readings, dense.shape)
         return fuse(chances, movement, surprise, self.novelty.push(filled), discord, self.options), expected
 
-    def _discord(self, reading: Reading, rows: int) -> np.ndarray:
-        """What the states before each row's patch say, (n, K); nothing in a crowd of KPIs."""
-        assert reading.states is not None
-        if reading.states.values.shape[1] > CROWD:
-            return np.zeros(reading.chance.shape)
+    def _discord(self, readings: list[Reading], shape: tuple[int, ...]) -> np.ndarray:
+        """What the states before each row's patch say, (n, K); nothing where none are told, as in a crowd."""
+        states = _first(reading.states for reading in readings)
+        if states is None:
+            return np.zeros(shape)
         stop = self.scans[0].rows
-        return self.discord.push(reading.states)[np.arange(stop - rows, stop) // PATCH - reading.states.first]
+        return self.discord.push(states)[np.arange(stop - shape[0], stop) // PATCH - states.first]
+
+
+def _first(told: Iterable[States | None]) -> States | None:
+    return next((states for states in told if states is not None), None)
 
 
 def squares(values: np.ndarray) -> np.ndarray:
