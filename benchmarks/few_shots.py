@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from records import Record, read
 from tables import filled, table
 
+from foreshock.pretrain.simulated import macro_f1
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -222,15 +224,6 @@ def _apart(differences: Sequence[float]) -> str:
 # --------------------------------------------------------------------------------------- kinds and roots
 
 
-def macro(pairs: Sequence[tuple[str, str]]) -> float:
-    """Macro F1 over the kinds that there are."""
-    scores = []
-    for kind in sorted({true for true, _ in pairs}):
-        right = sum(true == named == kind for true, named in pairs)
-        scores.append(2 * right / sum((true == kind) + (named == kind) for true, named in pairs))
-    return statistics.mean(scores)
-
-
 def _named(group: Sequence[Record]) -> list[tuple[str, str, float]]:
     return [(f["kind"], f["named"], f["chance"]) for r in group for f in r["each"] if "named" in f]
 
@@ -246,7 +239,7 @@ def kinds(records: Sequence[Record]) -> list[str]:
                     detector,
                     shots,
                     " ".join(str(r["seed"]) for r in group),
-                    f"{macro([(true, name) for true, name, _ in told]):.2f}",
+                    f"{macro_f1([true for true, _, _ in told], [name for _, name, _ in told]):.2f}",
                     f"{sum(true == name for true, name, _ in told)} of {len(told)}",
                     f"{sum(true == name for true, name in sure)} of {len(sure)}",
                 ]

@@ -79,8 +79,7 @@ def judge(frame: Frame, detector: Any) -> list[dict[str, Any]]:
 
 
 def summary(each: list[dict[str, Any]], sure: float) -> dict[str, Any]:
-    names = sorted({one[what] for one in each for what in ("kind", "named")})
-    true, named = ([names.index(one[what]) for one in each] for what in ("kind", "named"))
+    true, named = ([one[what] for one in each] for what in ("kind", "named"))
     told = [one["kind"] == one["named"] for one in each if one["chance"] >= sure]
     ranks = [one["root_ranks"] for one in each]
     return {

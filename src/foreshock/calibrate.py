@@ -176,14 +176,14 @@ def calibrate(
     single = 0.0 if confirm == (1, 1) else AT_ONCE_SHARE
     level = _level(rises, gap_rows, alarms * (1 - single))
     at_once = _level(kept, gap_rows, alarms * single).score if single else level.score
-    if guess is not None and float(np.nanquantile(kept, 0.75)) >= guess.high:
-        guess = None  # scores that are usually higher are not those it is for
-    if guess is not None:
+    # Scores that are usually higher than the guess are not those it is for.
+    if guess is not None and float(np.nanquantile(kept, 0.75)) < guess.high:
+        facts = replace(facts, guess=guess)
         told = (facts.quiet, alarms * confirm[1])
         level = replace(level, score=guess.drawn(level.score, guess.high, *told))
         at_once = guess.drawn(at_once, guess.at_once, *told) if single else level.score
     level = _above_body(level, lasting(values, *confirm), alarms)
-    return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)), guess)
+    return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)))
 
 
 def from_labels(
@@ -218,6 +218,7 @@ class _Facts:
     step_s: float
     per_day: float
     confirm: tuple[int, int]
+    guess: Guess | None = None  # that the level was drawn towards
 
 
 def _level(scores: np.ndarray, gap_rows: int, target: float) -> _Level:
@@ -270,9 +271,7 @@ def _check(step_s: float, false_alarms_per_day: float) -> None:
         )
 
 
-def _describe(
-    facts: _Facts, level: _Level, at_once: float, usual: float, guess: Guess | None = None
-) -> Threshold:
+def _describe(facts: _Facts, level: _Level, at_once: float, usual: float) -> Threshold:
     """Put the promise and its limits into words."""
     day_rows = DAY_S / facts.step_s
     needed = math.ceil(2 * day_rows / facts.per_day)
@@ -281,13 +280,13 @@ def _describe(
     promised = {"none": 0.0, "tail": facts.per_day}.get(level.method, vouched)
     low = usual + LEAVE * (level.score - usual) if math.isfinite(level.score) else level.score
     return Threshold(
-        level.score, at_once, low, level.method, _reason(facts, level, needed, vouched, guess), facts.per_day,
+        level.score, at_once, low, level.method, _reason(facts, level, needed, vouched), facts.per_day,
         promised, facts.rows, facts.rows - facts.quiet, needed, level.scale, usual, facts.step_s,
         facts.confirm, LIMITS[level.method], SOURCE[level.method],
     )  # fmt: skip
 
 
-def _reason(facts: _Facts, level: _Level, needed: int, vouched: float, guess: Guess | None = None) -> str:
+def _reason(facts: _Facts, level: _Level, needed: int, vouched: float) -> str:
     if level.method == "none":
         return "no score was observed yet; no row can raise an alarm"
     words = [f"{facts.quiet:,} quiet scores ({facts.quiet * facts.step_s / DAY_S:.2g} days)"]
@@ -299,7 +298,7 @@ def _reason(facts: _Facts, level: _Level, needed: int, vouched: float, guess: Gu
         words.append("rank among the scores themselves (conformal)")
     else:
         words.append("too few for the promise: exponential guess above the upper quarter")
-    if guess is not None:
+    if (guess := facts.guess) is not None:
         words.append(f"drawn towards this detector's usual {guess.high:g}, worth {guess.rows:,.0f} rows")
     words.append(f"{_times(facts.per_day)} expected")
     if facts.quiet < needed:

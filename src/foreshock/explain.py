@@ -111,21 +111,23 @@ def _rows_before(frame: Frame, event: Event, context_rows: int, others: Iterable
     lead = min(_lead_rows(frame), event.start // 2)  # early on, half of what there is
     stop = max(0, event.start - lead)
     start = max(0, stop - context_rows)
-    free = np.ones(stop - start, dtype=bool)
-    for other in others:
-        if other.start != event.start:
-            free[max(other.start - start, 0) : max(other.end + lead - start, 0)] = False
-    rows = start + np.flatnonzero(free)
+    rows = _free(start, stop, lead, event, others)
     # Better a comparison with rows of other events than none; medians bear it.
     return rows if len(rows) >= FEWEST_ROWS else np.arange(start, stop)
 
 
 def _rows_after(frame: Frame, event: Event, context_rows: int, others: Iterable[Event]) -> np.ndarray:
-    start = min(event.end + _lead_rows(frame), len(frame))
-    free = np.ones(min(context_rows, len(frame) - start), dtype=bool)
+    lead = _lead_rows(frame)
+    start = min(event.end + lead, len(frame))
+    return _free(start, min(start + context_rows, len(frame)), lead, event, others)
+
+
+def _free(start: int, stop: int, lead: int, event: Event, others: Iterable[Event]) -> np.ndarray:
+    """The rows start..stop but for those of other events and `lead` more after each."""
+    free = np.ones(stop - start, dtype=bool)
     for other in others:
-        if other.start > event.start:
-            free[max(other.start - start, 0) : max(other.end + _lead_rows(frame) - start, 0)] = False
+        if other.start != event.start:
+            free[max(other.start - start, 0) : max(other.end + lead - start, 0)] = False
     return np.asarray(start + np.flatnonzero(free))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -48,21 +49,11 @@ def settle(frame: Frame, scores: Scores, score: Callable[[Frame], Scores]) -> Sc
     if not first:
         return scores
     later = score(mirrored(frame.rows(slice(0, first + LATER))))
-    seen = slice(len(later) - first, len(later))
-
-    def turned(early: np.ndarray, mine: np.ndarray) -> np.ndarray:
-        return np.concatenate([early[seen][::-1], mine[first:]])
-
-    expected = scores.expected
-    if expected is not None and later.expected is not None:
-        expected = turned(later.expected, expected)
-    return replace(
-        scores,
-        kpis=turned(later.kpis, scores.kpis),
-        services=turned(later.services, scores.services),
-        system=turned(later.system, scores.system),
-        expected=expected,
-    )
+    turned: dict[str, Any] = {}
+    for name in ("kpis", "services", "system", "expected"):
+        if (mine := getattr(scores, name)) is not None:
+            turned[name] = np.concatenate([getattr(later, name)[-first:][::-1], mine[first:]])
+    return replace(scores, **turned)
 
 
 def mirrored(frame: Frame) -> Frame:

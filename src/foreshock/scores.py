@@ -8,10 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from foreshock.frame import Kpi
+
+# Of Scores, a row each; all but the first four may be missing.
+ARRAYS = ("time_ns", "kpis", "services", "system", "expected", "kinds", "origins")
+SURE, UNKNOWN = 0.5, "unknown"  # chance of a kind of fault from which it is told, and what is told below
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,11 @@ class Scores:
     def time(self) -> np.ndarray:
         """(T,) datetime64[ns], UTC."""
         return self.time_ns.view("datetime64[ns]")
+
+    def rows(self, which: slice) -> Scores:
+        """Some rows, as views."""
+        held: dict[str, Any] = {n: a[which] for n in ARRAYS if (a := getattr(self, n)) is not None}
+        return replace(self, **held)
 
 
 LOUDEST = 0.2  # share of services that speak for the system
@@ -130,16 +140,8 @@ def join(pieces: Sequence[Scores]) -> Scores:
     """Scores of consecutive rows as one; at least one piece, of the same KPIs."""
     if len(pieces) == 1:
         return pieces[0]
-    expected = [piece.expected for piece in pieces if piece.expected is not None]
-    kinds = [piece.kinds for piece in pieces if piece.kinds is not None]
-    origins = [piece.origins for piece in pieces if piece.origins is not None]
-    return replace(
-        pieces[0],
-        time_ns=np.concatenate([piece.time_ns for piece in pieces]),
-        kpis=np.concatenate([piece.kpis for piece in pieces]),
-        services=np.concatenate([piece.services for piece in pieces]),
-        system=np.concatenate([piece.system for piece in pieces]),
-        expected=np.concatenate(expected) if len(expected) == len(pieces) else None,
-        kinds=np.concatenate(kinds) if len(kinds) == len(pieces) else None,
-        origins=np.concatenate(origins) if len(origins) == len(pieces) else None,
-    )
+    joined: dict[str, Any] = {}
+    for name in ARRAYS:
+        parts = [getattr(piece, name) for piece in pieces]
+        joined[name] = None if any(part is None for part in parts) else np.concatenate(parts)
+    return replace(pieces[0], **joined)

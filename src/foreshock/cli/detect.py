@@ -184,9 +184,6 @@ def _kind(detector: Any, scores: Scores, event: Any) -> dict[str, Any]:
     return {"fault_type": name, "fault_chance": round(chance, 3), "fault_type_from": scores.kinds_from}
 
 
-UNKNOWN = "unknown"
-
-
 def _iso(time_ns: Any) -> str:
     from foreshock.decide import iso
 
@@ -214,6 +211,8 @@ def describe(facts: Mapping[str, Any]) -> str:
 
 
 def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
+    from foreshock.scores import UNKNOWN
+
     end = f"until {incident['end_time']}" if incident.get("end_time") else "still running"
     cause = incident["cause"]
     lines = [
@@ -222,10 +221,12 @@ def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
     ]
     lines.append(f"    {cause['headline']}")
     if incident.get("fault_type"):
-        told = f"{incident['fault_type']}, {incident['fault_chance']:.0%}"
-        if incident["fault_type_from"] != "labels":
-            told += f" (learned from {incident['fault_type_from']})"
-        lines.append(f"    kind of fault: {told if incident['fault_type'] != UNKNOWN else UNKNOWN}")
+        told = incident["fault_type"]
+        if told != UNKNOWN:
+            told += f", {incident['fault_chance']:.0%}"
+            if incident["fault_type_from"] != "labels":
+                told += f" (learned from {incident['fault_type_from']})"
+        lines.append(f"    kind of fault: {told}")
     if not cause["is_known"]:
         guesses = [f"{one['name']}, {one['confidence']:.0%}: {one['why']}" for one in cause["services"][:3]]
         return [*lines, *(f"    {guess}" for guess in guesses)]

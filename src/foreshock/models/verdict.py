@@ -30,9 +30,8 @@ from foreshock.models.figures import (
     figure_names,
     service_figure_names,
 )
+from foreshock.scores import SURE, UNKNOWN
 
-UNKNOWN = "unknown"
-SURE = 0.5  # probability of a kind below which it is not named
 RIDGE = 60.0  # pull of the odds towards the prior, in rows of evidence
 CALM = -4.0  # log odds of an incident where nothing stirs, before any label
 LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows is not believed without end

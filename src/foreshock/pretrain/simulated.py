@@ -286,8 +286,8 @@ def judged(verdict: Verdict, samples: Sequence[Sample]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def macro_f1(true: Sequence[int], named: Sequence[int]) -> float:
-    """Mean over the kinds that occur; 0 where none does."""
+def macro_f1(true: Sequence[Any], named: Sequence[Any]) -> float:
+    """Mean over the kinds that occur, numbers or names; 0 where none does."""
     pairs = list(zip(true, named, strict=True))
     each = [
         2 * sum(t == n == kind for t, n in pairs) / sum((t == kind) + (n == kind) for t, n in pairs)

@@ -12,6 +12,7 @@ from foreshock.decide import Event
 from foreshock.explain import Cause, KpiFinding
 from foreshock.plots import quantity
 from foreshock.report.source import Source, clock, duration, more, share
+from foreshock.scores import UNKNOWN
 
 MOST_CARDS = 200  # incidents told one by one
 MOST_PICTURED = 12  # of these, with pictures of their KPIs
@@ -113,7 +114,7 @@ def kind_of_fault(named: Mapping[str, Any]) -> str:
     """
     name = str(named["fault_type"]).replace("_", " ")
     chance = named.get("fault_chance")
-    return name if chance is None or name == "unknown" else f"{name}, {share(chance)}"
+    return name if chance is None or name == UNKNOWN else f"{name}, {share(chance)}"
 
 
 def after(delay_ns: float) -> str:

@@ -41,7 +41,7 @@ def backtest(
         rows = slice(*np.searchsorted(scores.time_ns, [since_ns, until_ns + 1]).tolist())
     if frame is None or scores is None or rows.stop - rows.start < 2:
         return _nothing(per_day, minutes_each)
-    part, piece = _part(scores, rows), frame.rows(rows)
+    part, piece = scores.rows(rows), frame.rows(rows)
     threshold = _threshold(part, rules, per_day, view.guess)
     if level is not None:
         low = min(level, threshold.usual + LEAVE * (level - threshold.usual))
@@ -93,16 +93,6 @@ def _nothing(per_day: float, minutes_each: float) -> dict[str, Any]:
         "false_alarms_again": [], "minutes_a_day": 0.0, "minutes_each": minutes_each, "budgets": [],
         "starts_ms": [], "system": [],
     }  # fmt: skip
-
-
-def _part(scores: Scores, rows: slice) -> Scores:
-    return replace(
-        scores, time_ns=scores.time_ns[rows], kpis=scores.kpis[rows], services=scores.services[rows],
-        system=scores.system[rows],
-        expected=None if scores.expected is None else scores.expected[rows],
-        kinds=None if scores.kinds is None else scores.kinds[rows],
-        origins=None if scores.origins is None else scores.origins[rows],
-    )  # fmt: skip
 
 
 def _threshold(scores: Scores, rules: Rules, per_day: float, guess: Guess | None) -> Threshold:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from foreshock.frame import Frame, Kpi
-from foreshock.scores import Scores
+from foreshock.scores import ARRAYS, Scores
 from foreshock.windows import rearranged
 
-ARRAYS = ("time_ns", "kpis", "services", "system", "expected", "kinds", "origins")  # of Scores, a row each
 SLACK = 4  # a quarter more rows than are kept, so that they move once in so many steps and not at each
 
 
@@ -61,9 +60,8 @@ class History:
     def append(self, frame: Frame, scores: Scores, high: np.ndarray) -> None:
         """The next rows, of the same KPIs as before; the oldest beyond `keep` are forgotten."""
         skipped = max(0, len(frame) - self.keep)
-        new = {"time_ns": frame.time_ns, "values": frame.values, "high": high, "kpis": scores.kpis}
-        new |= {"services": scores.services, "system": scores.system}
-        new |= {n: a for n in ("expected", "kinds", "origins") if (a := getattr(scores, n)) is not None}
+        new = {n: a for n in ARRAYS if (a := getattr(scores, n)) is not None}
+        new |= {"time_ns": frame.time_ns, "values": frame.values, "high": high}
         rows = len(frame) - skipped
         self.first += max(0, len(self) + len(frame) - self.keep)
         self._start = max(self._start, self._stop + rows - self.keep)
@@ -71,7 +69,7 @@ class History:
         for name, values in new.items():
             self._held[name][self._stop : self._stop + rows] = values[skipped:]
         self._stop += rows
-        self._frame, self._scores = frame.rows(slice(0, 0)), _empty(scores)
+        self._frame, self._scores = frame.rows(slice(0, 0)), scores.rows(slice(0, 0))
 
     def _make_room(self, new: dict[str, np.ndarray], rows: int) -> None:
         kept = len(self)
@@ -127,9 +125,3 @@ def _places(old: tuple[object, ...], new: tuple[object, ...]) -> np.ndarray:
     """Where each of `new` stands in `old`, -1 where it doesn't."""
     known = {one: place for place, one in enumerate(old)}
     return np.array([known.get(one, -1) for one in new], dtype=np.int64)
-
-
-def _empty(scores: Scores) -> Scores:
-    """What is no array."""
-    cut: dict[str, Any] = {name: a[:0] for name in ARRAYS if (a := getattr(scores, name)) is not None}
-    return replace(scores, **cut)

@@ -11,9 +11,9 @@ import numpy as np
 
 from foreshock.decide import Event, iso
 from foreshock.findings import Cause
+from foreshock.scores import SURE
 
 LATEST = 2**63 - 1
-SURE = 0.5  # chance of a kind below which none is told; as in models.verdict
 
 
 @dataclass(frozen=True, slots=True)

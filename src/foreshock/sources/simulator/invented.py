@@ -3,7 +3,7 @@
 What is learned on many of them must not hang on one graph, one load, one step or one set of columns. The
 physics of faults is the simulator's own all the same.
 
-Not here: the queueing model (flow), faults (faults), learning (foreshock.pretrain.prior).
+Not here: the queueing model (flow), faults (faults), learning (foreshock.pretrain.simulated).
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _fast_enough(
 
 def _roots(
     names: list[str], watched: list[str], calls: tuple[Call, ...], rate: np.ndarray, doors: int, stored: int
-) -> Mapping[str, tuple[str, ...]]:  # fmt: skip
+) -> Mapping[str, tuple[str, ...]]:
     own = [name for name in watched if names.index(name) >= doors]
     busy = [name for name in own if rate[names.index(name)] * WINDOW_S / 2 >= CALLED_ENOUGH] or own
     callers = {c.caller for c in calls}
