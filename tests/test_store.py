@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from foreshock.errors import ConfigError, InputError, NotFoundError, OutputError, SourceError
-from foreshock.store import Evidence, Store, schema
+from foreshock.store import Evidence, Scored, Store, schema
 
 MINUTE_NS = 60 * 10**9
 NOON = 1_790_000_000 * 10**9
@@ -138,6 +139,30 @@ def test_files_of_others_are_left_alone(tmp_path):
         Store(other)
     with pytest.raises(OutputError, match="can't be opened"):
         Store(tmp_path)
+
+
+def test_scores_outlast_the_process_and_another_detector_does_not_inherit_them(store):
+    times = 1_790_000_000_000_000_000 + np.arange(6) * 15_000_000_000
+    first = np.array([0.5, math.nan, 2.0, 1.0], np.float32)
+    assert store.scored("a") is None
+    store.put_many({"k": "v"}, scored=Scored("a", times[:4], first))
+    store.put_many({}, scored=Scored("a", times[3:], np.array([3.0, 4.0, 5.0])))
+    kept = store.scored("a")
+    np.testing.assert_array_equal(kept.time_ns, times)
+    np.testing.assert_array_equal(kept.system, [0.5, math.nan, 2, 3, 4, 5])
+    assert store.scored("b") is None
+    store.forget_scores(int(times[3]))
+    assert len(store.scored("a").system) == 4
+    store.put_many({}, scored=Scored("b", times[5:], np.array([7.0])))
+    assert store.scored("a") is None
+    assert store.scored("b").system.tolist() == [7.0]
+
+
+def test_only_the_newest_scores_are_kept(store, monkeypatch):
+    monkeypatch.setattr("foreshock.store.MOST_SCORES", 50)
+    for at in range(0, 200, 40):
+        store.put_many({}, scored=Scored("a", np.arange(at, at + 40), np.ones(40)))
+    np.testing.assert_array_equal(store.scored("a").time_ns, np.arange(150, 200))
 
 
 def test_rows_come_back_as_they_were(store, make_frame):

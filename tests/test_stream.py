@@ -173,6 +173,47 @@ def test_restart_ends_what_is_gone():
     assert ended(incident.to_dict(), second.last_ns)["state"] == "closed"
 
 
+def after_a_stop(f: Frame, at: int, rows: int) -> Frame:
+    """The same rows, those from `at` on so many steps later."""
+    later = (np.arange(len(f)) >= at) * round(rows * STEP_S * 1e9)
+    return replace(f, time_ns=f.time_ns + later)
+
+
+@pytest.mark.parametrize("down", [0, 40])
+def test_a_restart_goes_on_with_the_threshold(down):
+    """What an earlier process scored still teaches, so that the next one judges as if nothing had been."""
+    f = after_a_stop(shop(1400, fault=slice(1250, 1280)), 1100, down)
+    whole, first, second, fresh = (monitor() for _ in range(4))
+    first.push(f.rows(slice(0, 1100)))
+    second.remember(first.scores.time_ns, first.scores.system)
+    for m in (second, fresh):
+        m.push(f.rows(slice(1000, None)))
+    whole.push(f)
+    rows = slice(-300, None)
+    np.testing.assert_allclose(second.high[rows], whole.high[rows], rtol=0.02)
+    np.testing.assert_array_equal(second.scores.system[:100], first.scores.system[1000:])
+    assert fresh.level.rows < 400 < 1300 < second.level.rows == whole.level.rows
+    assert len(second.incidents) == 1
+
+
+def test_a_threshold_forgets_what_lies_too_far_back():
+    f = after_a_stop(shop(600), 300, 30_000)
+    first, second = monitor(), monitor()
+    first.push(f.rows(slice(0, 300)))
+    second.remember(first.scores.time_ns, first.scores.system)
+    second.push(f.rows(slice(300, None)))
+    assert second.level.rows < 300
+
+
+def test_scores_of_another_detector_are_told_apart():
+    settings = Settings()
+    other = [
+        Monitor(load_detector("poly"), STEP_S, settings),
+        Monitor(load_detector("robust_z"), 30.0, settings),
+    ]
+    assert len({m.scored_by for m in (monitor(), monitor(), *other)}) == 3
+
+
 def test_another_detector_keeps_incidents():
     """The rows kept are scored anew; the open incident goes on under its name."""
     f = shop(330, fault=slice(300, 340))

@@ -29,6 +29,7 @@ from foreshock.service.live import Live
 from foreshock.service.settings import ServeSettings, read_settings
 from foreshock.service.writer import Writer
 from foreshock.sources.prometheus import PrometheusClient
+from foreshock.store import Scored
 from foreshock.stream import Change, Known, Monitor, ended
 from foreshock.telemetry import Histogram, Metric, write
 
@@ -64,6 +65,7 @@ class Loop:
         self._load, self._connect = load, connect
         self._last: int | None = None  # slot of the newest row scored; None: read back first
         self._unsaved: dict[str, dict[str, Any]] = {}
+        self._kept = ("", -1)  # whose scores the store has, and up to which row
         self._told: list[Metric] = measures.of_monitor(live.monitor)
         self._waiting: asyncio.Task[Any] | None = None  # what a reload or a stop interrupts
         self._turn = asyncio.Lock()
@@ -141,6 +143,9 @@ class Loop:
     def _step_s(self) -> float:
         return self.live.settings.prometheus.step_s
 
+    def _stamp_ns(self, slot: int) -> int:
+        return round(slot * self._step_s * 1000) * 1_000_000
+
     def _due(self) -> int:
         """The newest slot that can be read now."""
         return math.floor((self.client.now_s() - self.live.settings.prometheus.wait_s) / self._step_s)
@@ -151,6 +156,7 @@ class Loop:
         live.health.phase = "back-filling"
         await self._interruptible(self.client.ask_time())
         scored = await asyncio.to_thread(live.store.get, SCORED)
+        earlier = await asyncio.to_thread(live.store.scored, live.monitor.scored_by)
         opened = await asyncio.to_thread(live.store.incidents, None, None, "open", KNOWN)
         due = self._due()
         rows = min(round(live.settings.serve.backfill_s / self._step_s), live.settings.keep_rows)
@@ -167,6 +173,8 @@ class Loop:
         frame = frame.rows(slice(0, len(frame) - held))
         if not len(frame):
             raise SourceError("no series has a value yet; asking again.")
+        if earlier is not None:
+            live.monitor.remember(earlier.time_ns, earlier.system)
         await self._push(frame)
         told = await asyncio.to_thread(live.store.incidents, int(frame.time_ns[0]), None, None, KNOWN)
         known = {one["id"]: one for one in (*told, *opened)}
@@ -235,13 +243,14 @@ class Loop:
             live.monitor = Monitor(
                 live.monitor.detector, settings.prometheus.step_s, settings.score, settings.keep_rows
             )
-            self._last = None
+            self._last, self._kept = None, ("", -1)
+        await asyncio.to_thread(live.store.forget_scores, self._stamp_ns(self._due()))
 
     def _blank(self, slots: range) -> Frame:
         """Rows in which nothing at all was observed."""
         frame = self.live.monitor.frame
         assert frame is not None
-        stamps = np.array([round(slot * self._step_s * 1000) * 1_000_000 for slot in slots], dtype=np.int64)
+        stamps = np.array([self._stamp_ns(slot) for slot in slots], dtype=np.int64)
         return replace(frame, time_ns=stamps, values=np.full((len(slots), len(frame.kpis)), np.nan))
 
     def _held(self, frame: Frame) -> int:
@@ -291,8 +300,10 @@ class Loop:
         told |= {one["id"]: one for one in closed or ()}
         self._unsaved |= told
         stamp = {} if monitor.last_ns is None else {SCORED: str(monitor.last_ns)}
-        await asyncio.to_thread(live.store.put_many, stamp, list(self._unsaved.values()))
+        scored = self._newly_scored()
+        await asyncio.to_thread(live.store.put_many, stamp, list(self._unsaved.values()), scored)
         self._unsaved = {}
+        self._kept = self._kept if scored is None else (scored.by, int(scored.time_ns[-1]))
         now = time.time()
         for incident in told.values():
             self.outbox.take(incident, now)
@@ -305,6 +316,15 @@ class Loop:
             if change.kind == "closed":
                 async with live.lock:
                     await asyncio.to_thread(keep_evidence, live.store, monitor, one)
+
+    def _newly_scored(self) -> Scored | None:
+        """Rows whose scores the store doesn't have; all that are kept after another detector came."""
+        monitor = self.live.monitor
+        scores, by = monitor.scores, monitor.scored_by
+        if scores is None or not len(scores):
+            return None
+        new = scores.time_ns > (self._kept[1] if self._kept[0] == by else -1)
+        return Scored(by, scores.time_ns[new], scores.system[new]) if new.any() else None
 
     def _finish(self, began: float) -> None:
         """Renew what others see."""

@@ -1,4 +1,4 @@
-"""What has to outlast the process: incidents, what people said of them, rows to learn from, adapters.
+"""What has to outlast the process: incidents, what people said of them, rows to learn from, adapters, scores.
 
 One SQLite file in WAL mode, so that a reader (`foreshock label list`) never waits for the service, and a kill
 at any moment leaves the last whole write. Every verdict is kept; the newest counts. A Store may be used from
@@ -10,11 +10,13 @@ Not here: what a verdict teaches (service.learn), who may give one (service.api)
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from foreshock.errors import ConfigError, InputError, NotFoundError, OutputError
 from foreshock.store.evidence import Evidence, from_parquet, to_parquet
 from foreshock.store.schema import migrate
 
-__all__ = ["ADAPTER_STATES", "VERDICTS", "Evidence", "Store"]
+__all__ = ["ADAPTER_STATES", "VERDICTS", "Evidence", "Scored", "Store"]
 
 VERDICTS = ("confirmed", "false_alarm")
 ADAPTER_STATES = ("candidate", "shadow", "promoted", "replaced", "rolled_back")
@@ -32,6 +34,17 @@ BUSY_S = 10.0  # how long a write waits for one of another process
 EVIDENCE_BYTES = 256 * 2**20  # rows kept in all; the oldest without a verdict go first
 TEXT_CHARS = 2000  # longest note
 NAME_CHARS = 200  # longest fault type, service, author
+MOST_SCORES = 20_000  # the newest rows' scores are kept, as many as a threshold remembers
+SCORED_BY = "scored_by"  # key of the state: what the scores kept are of
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What rows were scored with, so that thresholds go on where an earlier process left them."""
+
+    by: str  # detector and step; scores of others mean something else
+    time_ns: np.ndarray  # (T,) int64, rising
+    system: np.ndarray  # (T,) float, NaN where nothing was observed
 
 
 class Store:
@@ -114,9 +127,15 @@ class Store:
         """Keep an incident as it is now, in the place of what was known of it."""
         self.put_many({}, [incident])
 
-    def put_many(self, values: Mapping[str, str], incidents: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Small state and incidents in one transaction: both are there after a crash, or neither."""
+    def put_many(
+        self, values: Mapping[str, str], incidents: Sequence[Mapping[str, Any]] = (),
+        scored: Scored | None = None,
+    ) -> None:  # fmt: skip
+        """Small state, incidents and newly scored rows in one transaction: all after a crash, or none."""
         with self._write() as db:
+            if scored is not None:
+                values = {**values, SCORED_BY: scored.by}
+                self._add_scores(db, scored)
             for incident in incidents:
                 closed = incident.get("closed_ns")
                 db.execute(
@@ -134,6 +153,34 @@ class Store:
                 "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 list(values.items()),
             )
+
+    def _add_scores(self, db: sqlite3.Connection, scored: Scored) -> None:
+        before = db.execute("SELECT value FROM state WHERE key = ?", (SCORED_BY,)).fetchone()
+        if before is not None and before["value"] != scored.by:
+            db.execute("DELETE FROM scores")
+        rows = zip(scored.time_ns.tolist(), scored.system.tolist(), strict=True)
+        db.executemany(
+            "INSERT OR REPLACE INTO scores (time_ns, score) VALUES (?, ?)",
+            [(time_ns, score if math.isfinite(score) else None) for time_ns, score in rows],
+        )
+        db.execute(
+            "DELETE FROM scores WHERE time_ns <= "
+            "(SELECT time_ns FROM scores ORDER BY time_ns DESC LIMIT 1 OFFSET ?)",
+            (MOST_SCORES,),
+        )
+
+    def scored(self, by: str) -> Scored | None:
+        """The newest rows' scores, if they are of this detector and step."""
+        if self.get(SCORED_BY) != by:
+            return None
+        rows = self._read("SELECT time_ns, score FROM scores ORDER BY time_ns")
+        scores = [math.nan if row["score"] is None else row["score"] for row in rows]
+        return Scored(by, np.array([row["time_ns"] for row in rows], np.int64), np.array(scores, float))
+
+    def forget_scores(self, after_ns: int) -> None:
+        """Those of later rows don't count: they will come once more."""
+        with self._write() as db:
+            db.execute("DELETE FROM scores WHERE time_ns > ?", (after_ns,))
 
     def incidents(
         self, since_ns: int | None = None, until_ns: int | None = None, state: str | None = None,

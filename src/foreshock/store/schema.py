@@ -56,6 +56,9 @@ STEPS = (
         changed_ns INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE scores (time_ns INTEGER PRIMARY KEY, score REAL) STRICT;
+    """,
 )
 
 

@@ -8,6 +8,8 @@ Not here: reading metrics (sources), telling people (alerts), what outlasts the 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -73,6 +75,7 @@ class Monitor:
         self._ids: dict[int, str] = {}  # event of the decider → incident
         self._taken: set[str] = set()  # names of earlier processes
         self._untold: list[Change] = []  # found before an error
+        self._earlier = (np.zeros(0, np.int64), np.zeros(0))  # rows and scores of earlier processes
         self._begin()
 
     def _begin(self) -> None:
@@ -128,6 +131,48 @@ class Monitor:
     @property
     def open_incidents(self) -> tuple[Incident, ...]:
         return tuple(i for i in self.incidents.values() if i.closed_ns is None)
+
+    @property
+    def scored_by(self) -> str:
+        """Tells scores apart that don't mean the same: a digest of the detector and the step."""
+        told = json.dumps([self.detector.describe(), self.step_s], sort_keys=True, default=str)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def remember(self, time_ns: np.ndarray, system: np.ndarray) -> None:
+        """Go on from what an earlier process told: its rows' scores stand, and thresholds learn from them.
+
+        Call it once, before any row, with scores of the same `scored_by`.
+
+        Args:
+            time_ns: (T,) int64, rising; rows that will be pushed, and rows before them.
+            system: (T,) their scores, NaN where nothing was observed.
+        """
+        self._earlier = (time_ns, system)
+
+    def _learn_earlier(self, first_ns: int) -> None:
+        """Let the threshold learn from the remembered rows before the first one pushed."""
+        time_ns, system = self._earlier
+        old = time_ns < first_ns
+        if old.any():
+            # As an uninterrupted process: what nobody scored is missing.
+            ahead = np.rint((first_ns - time_ns[old]) / (self.step_s * 1e9)).astype(np.int64)
+            rows = min(int(ahead[0]), self.settings.threshold.memory_rows)
+            kept = (ahead > 0) & (ahead <= rows)
+            scores = np.full(rows, np.nan)
+            scores[rows - ahead[kept]] = system[old][kept]
+            self._calibrator.push(scores)
+        self._earlier = (time_ns[~old], system[~old])
+
+    def _as_told(self, scores: Scores) -> Scores:
+        """Scores that an earlier process told stand, where it had some."""
+        time_ns, told = self._earlier
+        if not len(time_ns):
+            return scores
+        at = np.minimum(np.searchsorted(time_ns, scores.time_ns), len(time_ns) - 1)
+        stands = (time_ns[at] == scores.time_ns) & np.isfinite(told[at])
+        left = time_ns > scores.time_ns[-1]
+        self._earlier = (time_ns[left], told[left])
+        return replace(scores, system=np.where(stands, told[at], scores.system).astype(np.float32))
 
     # ---------------------------------------------------------------------------------------- new rows
 
@@ -199,6 +244,9 @@ class Monitor:
         stream, self._stream = self._stream or self._caught_up(), None
         scores = stream.push(piece)  # a stream that failed half-way is not used again
         self._stream = stream
+        if not len(self._history):
+            self._learn_earlier(int(piece.time_ns[0]))
+        scores = self._as_told(scores)
         threshold = self._given or self._calibrator.push(scores.system)
         self.level = threshold if isinstance(threshold, Threshold) else threshold.last or self.level
         changes = self._decider.push(scores, threshold)
