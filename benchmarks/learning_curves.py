@@ -38,7 +38,7 @@ import torch
 from labelled import SHOT_ROWS, Task
 
 import foreshock
-from foreshock.calibrate import Threshold, calibrate, from_labels, of_finished
+from foreshock.calibrate import Threshold, calibrate_finished, from_labels
 from foreshock.decide import decide
 from foreshock.frame import Frame
 from foreshock.memory import MicroBatches
@@ -66,7 +66,6 @@ ZERO, PROBE, LORA, WHOLE = (
     "foreshock, LoRA",
     "foreshock, whole network",
 )
-SETTLING_ROWS = 64
 HEARD = ("evidence", "chances", "is_up", "off", "silent")  # as `PooledStream.pool` takes them
 
 
@@ -219,8 +218,7 @@ def best_f1(task: Task, system: np.ndarray) -> float:
 
 def unlabelled(task: Task, system: np.ndarray) -> Threshold:
     """As `foreshock detect` takes it for a finished recording."""
-    settled = np.where(np.arange(len(system)) < SETTLING_ROWS, np.nan, system)
-    return calibrate(settled, task.judged.step_s, guess=of_finished(USUAL))
+    return calibrate_finished(system, task.judged.step_s, guess=USUAL, is_beginning=True)
 
 
 def fixed(chance: float, step_s: float) -> Threshold:

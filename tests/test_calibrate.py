@@ -17,8 +17,8 @@ from foreshock.calibrate import (
     Threshold,
     calibrate,
     calibrate_causal,
+    calibrate_finished,
     confirm_rows,
-    of_finished,
 )
 from foreshock.errors import ConfigError
 from foreshock.tails import fit_pareto, incident_limit, lasting, quiet_rows
@@ -310,11 +310,22 @@ def test_causal_with_a_guess_in_pieces():
 
 
 def test_a_finished_recording_believes_itself_more():
-    settled = of_finished(GUESS)
-    assert settled is not None
-    assert settled.rows < GUESS.rows
-    assert settled.high == GUESS.high
-    assert of_finished(None) is None
+    scores = 0.2 * quiet_scores("gaussian", 2000, 1)
+    alone, finished, live = (
+        calibrate(scores, 60.0).high,
+        calibrate_finished(scores, 60.0, guess=GUESS).high,
+        calibrate(scores, 60.0, guess=GUESS).high,
+    )
+    assert alone < finished < live < GUESS.high
+    assert calibrate_finished(scores, 60.0).high == alone
+
+
+def test_the_first_rows_of_a_finished_recording_teach_nothing():
+    scores = quiet_scores("gaussian", 1000, 4)
+    early = np.where(np.arange(1000) < 40, 30.0, scores)
+    assert calibrate_finished(early, 60.0, is_beginning=True).rows == 1000 - 64
+    assert calibrate_finished(early, 60.0, is_beginning=True).high < 6
+    assert calibrate_finished(early[:400], 60.0, is_beginning=True).rows == 400
 
 
 @pytest.mark.parametrize("bad", [{"high": 0.0}, {"at_once": 1.0}, {"rows": 0.0}])

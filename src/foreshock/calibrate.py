@@ -32,6 +32,7 @@ RELEARN_SHARE, RELEARN_S, RELEARN_LEAST = 0.9, 7200.0, 120
 WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
 FAR = 2.0  # tail scales above `at_once` from which a row is no quiet one; docs/log.md, 2026-11-26
 FINISHED = 4.0  # times more that rows of a finished recording say about its own threshold
+SETTLING_ROWS = 64  # Online Boutique: 15 of 24 faults found with it, 3 without; docs/log.md, 2026-11-24
 SOURCE = {
     "tail": "peaks over threshold: Siffer et al. 2017 (SPOT); generalised Pareto by Zhang and Stephens 2009",
     "conformal": "split conformal: Vovk et al. 2005; Laxhammar and Falkman 2010",
@@ -109,11 +110,6 @@ class Guess:
         return float(usual ** (1 - weight) * max(level, 1e-6) ** weight)
 
 
-def of_finished(guess: Guess | None) -> Guess | None:
-    """The guess for a recording that lies in the past: its own rows, all known, are what is judged."""
-    return None if guess is None else replace(guess, rows=guess.rows / FINISHED)
-
-
 def confirm_rows(
     step_s: float, confirm_s: float = CONFIRM_S, share: float = CONFIRM_SHARE
 ) -> tuple[int, int]:
@@ -184,6 +180,35 @@ def calibrate(
         at_once = guess.drawn(at_once, guess.at_once, *told) if single else level.score
     level = _above_body(level, lasting(values, *confirm), alarms)
     return _describe(facts, level, max(at_once, level.score), float(np.nanmedian(kept)))
+
+
+def calibrate_finished(
+    scores: np.ndarray,
+    step_s: float,
+    false_alarms_per_day: float = 1.0,
+    *,
+    merge_s: float = MERGE_S,
+    confirm_s: float = CONFIRM_S,
+    confirm_share: float = CONFIRM_SHARE,
+    guess: Guess | None = None,
+    is_beginning: bool = False,
+) -> Threshold:
+    """The threshold of rows that lie in the past, all of them known; arguments as for `calibrate`.
+
+    They are what is judged, so they say more than a guess does.
+
+    Args:
+        is_beginning: the first row has no row before it. Early rows are judged by little and score high:
+            in a recording of some length nothing is learned from them.
+    """
+    values = np.asarray(scores, dtype=np.float64).ravel()
+    if is_beginning and len(values) >= 8 * SETTLING_ROWS:
+        values = np.where(np.arange(len(values)) < SETTLING_ROWS, math.nan, values)
+    guess = None if guess is None else replace(guess, rows=guess.rows / FINISHED)
+    return calibrate(
+        values, step_s, false_alarms_per_day, merge_s=merge_s, confirm_s=confirm_s,
+        confirm_share=confirm_share, guess=guess,
+    )  # fmt: skip
 
 
 def from_labels(

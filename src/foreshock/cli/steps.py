@@ -26,7 +26,6 @@ SCORED_CELL_BYTES, NETWORK_CELL_BYTES = 900, 1700
 KPI_BYTES = 81_920  # whatever the batch: what a stream remembers of each KPI, and its copies; 32 to 82 KiB
 RUN_CELLS = 640_000
 PIECE_BYTES = 2**28  # larger pieces are no faster
-SETTLING_ROWS = 64  # Online Boutique: 15 of 24 faults found with it, 3 without; docs/log.md, 2026-11-24
 HEAD_ROWS = 512  # enough to count the KPIs
 
 
@@ -220,25 +219,19 @@ def calibrator_of(settings: Settings, step_s: float, detector: Any) -> CausalCal
 
 
 def fixed_threshold(scores: Scores, settings: Settings, detector: Any) -> Threshold:
-    """One threshold for a recording that lies in the past, from all its scores; no label is read.
-
-    The first rows are judged by little and score high; in a recording of some length nothing is learned
-    from them.
-    """
-    import numpy as np
-
-    from foreshock.calibrate import calibrate, of_finished
+    """One threshold for a recording that lies in the past, from all its scores; no label is read."""
+    from foreshock.calibrate import calibrate_finished
 
     rules = settings.rules
-    early = np.arange(len(scores)) < (SETTLING_ROWS if len(scores) >= 8 * SETTLING_ROWS else 0)
-    return calibrate(
-        np.where(early, np.nan, scores.system),
+    return calibrate_finished(
+        scores.system,
         scores.step_s,
         settings.threshold.false_alarms_per_day,
         merge_s=rules.merge_s,
         confirm_s=rules.confirm_s,
         confirm_share=rules.confirm_share,
-        guess=of_finished(getattr(detector, "guess", None)),
+        guess=getattr(detector, "guess", None),
+        is_beginning=True,
     )
 
 

@@ -25,9 +25,8 @@ from foreshock.calibrate import (
     CausalThreshold,
     Guess,
     Threshold,
-    calibrate,
     calibrate_causal,
-    of_finished,
+    calibrate_finished,
 )
 from foreshock.decide import Event, decide
 from foreshock.errors import ConfigError, ForeshockError
@@ -43,7 +42,6 @@ FLOOR = ("random", "rolling_variance", "squared_difference")  # rows of every ta
 # Detectors that draw; every other one is run with one seed.
 SEEDED = ("random", "untrained", "isolation_forest", "kmeans_ad", "lstm_autoencoder", "random_forest",
           "rank_average")  # fmt: skip
-SETTLING_ROWS = 64  # left out of a threshold from a whole recording; docs/log.md, 2026-11-24
 WINDOW_MOST = 303  # widest buffer of the range metrics, rows: the longest `period` there is
 RANKING = ("vus_pr", "vus_roc", "vus_pr_tsb_ad", "vus_roc_tsb_ad", "average_precision", "roc_auc",
            "best_f1_oracle", "point_adjusted_f1_oracle", "point_adjusted_f1_oracle_random")  # fmt: skip
@@ -315,10 +313,11 @@ def thresholds(
     if part.validation is not None and part.validation.stop > part.validation.start:
         name, known = "validation", system[part.validation]
     else:
-        early = np.arange(len(system)) < (SETTLING_ROWS if len(system) >= 8 * SETTLING_ROWS else 0)
-        name, known = "recording", np.where(early, np.nan, system)
+        name, known = "recording", system
     return {
-        name: calibrate(known, step_s, false_alarms_per_day, guess=of_finished(guess)),
+        name: calibrate_finished(
+            known, step_s, false_alarms_per_day, guess=guess, is_beginning=name == "recording"
+        ),
         "past": calibrate_causal(system, step_s, false_alarms_per_day, guess=guess),
     }
 

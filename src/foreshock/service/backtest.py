@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.calibrate import DAY_S, LEAVE, Guess, Threshold, calibrate, of_finished
+from foreshock.calibrate import DAY_S, LEAVE, Guess, Threshold, calibrate_finished
 from foreshock.decide import Event, Rules, decide, iso
 from foreshock.explain import explain
 from foreshock.scores import Scores
@@ -96,9 +96,9 @@ def _nothing(per_day: float, minutes_each: float) -> dict[str, Any]:
 
 
 def _threshold(scores: Scores, rules: Rules, per_day: float, guess: Guess | None) -> Threshold:
-    return calibrate(
+    return calibrate_finished(
         scores.system, scores.step_s, per_day, merge_s=rules.merge_s, confirm_s=rules.confirm_s,
-        confirm_share=rules.confirm_share, guess=of_finished(guess),
+        confirm_share=rules.confirm_share, guess=guess,
     )  # fmt: skip
 
 

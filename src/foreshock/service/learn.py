@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.calibrate import Threshold, calibrate, from_labels, of_finished
+from foreshock.calibrate import Threshold, calibrate_finished, from_labels
 from foreshock.decide import Event, Rules, decide, iso
 from foreshock.errors import FrameError, StateError
 from foreshock.frame import Frame, Kpi, Labels
@@ -261,11 +261,14 @@ def threshold_of(detector: Any, scores: Scores, score: Any) -> Threshold:
     rules: Rules = score.rules
     per_day = score.threshold.false_alarms_per_day
     level = getattr(detector, "threshold", None)
-    confirm = {"confirm_s": rules.confirm_s, "confirm_share": rules.confirm_share}
     if level is not None:
-        return from_labels(level, scores.step_s, per_day, **confirm)
-    guess = of_finished(getattr(detector, "guess", None))
-    return calibrate(scores.system, scores.step_s, per_day, merge_s=rules.merge_s, guess=guess, **confirm)
+        return from_labels(
+            level, scores.step_s, per_day, confirm_s=rules.confirm_s, confirm_share=rules.confirm_share
+        )
+    return calibrate_finished(
+        scores.system, scores.step_s, per_day, merge_s=rules.merge_s, confirm_s=rules.confirm_s,
+        confirm_share=rules.confirm_share, guess=getattr(detector, "guess", None),
+    )  # fmt: skip
 
 
 def examine(
