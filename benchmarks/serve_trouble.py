@@ -74,11 +74,13 @@ class Pager:
 
 
 @contextmanager
-def watched(fake: Fake, serve: str = ", backlog_s: 300") -> Iterator[tuple[Serving, Pager]]:
+def watched(
+    fake: Fake, serve: str = ", backlog_s: 300", detector: str = "robust_z"
+) -> Iterator[tuple[Serving, Pager]]:
     """A service and who it tells, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder, Pager() as pager:
         told = f", webhook: {{url: {pager.url}}}"
-        with Serving(Path(folder), fake.url, alerts=told, serve=serve) as serving:
+        with Serving(Path(folder), fake.url, alerts=told, serve=serve, detector=detector) as serving:
             yield serving, pager
 
 
@@ -95,16 +97,23 @@ def meets(start: float, end: float, fault: tuple[float, float]) -> bool:
     return start <= fault[1] + SLACK_S[1] and end >= fault[0] - SLACK_S[0]
 
 
+def told_of(message: dict[str, Any]) -> tuple[str, str]:
+    """Alert and incident of a webhook's message."""
+    return message["labels"]["incident"], message["incident"]["id"]
+
+
 def counted(
     faults: list[tuple[float, float]], incidents: list[dict[str, Any]], pager: Pager
 ) -> dict[str, int]:
     """Which planted faults became one incident and one alert that ended, and what else was told."""
     spans = [(seconds(i["start"]), seconds(i["end"])) for i in incidents]
-    alerts: dict[str, tuple[float, float]] = {}
-    told = Counter((m["labels"]["incident"], m["status"]) for m in pager.messages)
+    alerts: dict[
+        tuple[str, str], tuple[float, float]
+    ] = {}  # an alert goes on with sequels: (alert, incident)
+    last = {told_of(m)[0]: m["status"] for m in pager.messages}
     for m in pager.messages:
         event = m["incident"]["event"]
-        alerts[m["labels"]["incident"]] = (seconds(event["start_time"]), seconds(event["end_time"]))
+        alerts[told_of(m)] = (seconds(event["start_time"]), seconds(event["end_time"]))
     out: Counter[str] = Counter()
     for fault in faults:
         found = sum(meets(*span, fault) for span in spans)
@@ -113,7 +122,7 @@ def counted(
         out["incidents_twice"] += max(0, found - 1)
         out["alerts_lost"] += not names
         out["alerts_twice"] += max(0, len(names) - 1)
-        out["alerts_without_end"] += sum(not told[(name, "resolved")] for name in names)
+        out["alerts_without_end"] += sum(last[name] != "resolved" for name, _ in names)
     out["false_incidents"] = sum(not any(meets(*span, f) for f in faults) for span in spans)
     out["false_alerts"] = sum(not any(meets(*span, f) for f in faults) for span in alerts.values())
     out["open_at_the_end"] = sum(i["state"] == "open" for i in incidents)
@@ -126,10 +135,14 @@ def counted(
 # ------------------------------------------------------------------------------------------------- kill
 
 
-def killed(kills: int, seed: int, each_s: float) -> dict[str, Any]:
+def killed(kills: int, seed: int, each_s: float, detector: str) -> dict[str, Any]:
     """kill -9 at random moments of a process's life, start and back-fill included."""
     chance = random.Random(seed)
-    with Fake() as fake, watched(fake) as (calm, calm_pager), watched(fake) as (harmed, pager):
+    with (
+        Fake() as fake,
+        watched(fake, detector=detector) as (calm, calm_pager),
+        watched(fake, detector=detector) as (harmed, pager),
+    ):
         calm.start()
         began = time.time()
         every = [(began + 8 + each_s * i, began + 8 + each_s * i + FAULT_S) for i in range(1_000)]
@@ -156,8 +169,8 @@ def killed(kills: int, seed: int, each_s: float) -> dict[str, Any]:
         beside = counted(faults, calm.incidents(), calm_pager)
         assert harmed.stop() == 0
     return {
-        "kind": "kill", "kills": kills, "seed": seed, "each_s": each_s, "seconds": round(ended - began, 1),
-        "killed_while": dict(phases), "harmed": out, "unharmed": beside,
+        "kind": "kill", "detector": detector, "kills": kills, "seed": seed, "each_s": each_s,
+        "seconds": round(ended - began, 1), "killed_while": dict(phases), "harmed": out, "unharmed": beside,
     }  # fmt: skip
 
 
@@ -357,9 +370,9 @@ def backlogged() -> dict[str, Any]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The newest record of each kind, of kills of each seed."""
+    """The newest record of each kind, of kills of each detector and seed."""
     newest = {(r["kind"], r.get("trouble", "")): r for r in records}
-    kills = {r["seed"]: r for r in records if r["kind"] == "kill"}
+    kills = {(r["detector"], r["seed"]): r for r in records if r["kind"] == "kill"}
     lines = [
         "| What | Faults planted | Incidents lost, twice, false | Alerts lost, twice, false | Back after |",
         "|---|---|---|---|---|",
@@ -373,7 +386,8 @@ def table(records: list[dict[str, Any]]) -> str:
         return f"| {what} | {r['faults']} | {incidents} | {alerts} | {back} |"
 
     for r in kills.values():
-        what = f"killed at {r['kills']} random moments in {r['seconds'] / 60:.0f} minutes"
+        what = f"killed at {r['kills']} random moments in {r['seconds'] / 60:.0f} minutes, a fault each "
+        what += f"{r['each_s']:.0f} s ({r['detector']})"
         lines.append(line(what, r["harmed"], "–"))
         lines.append(line("the process beside it that nobody harmed", r["unharmed"], "–"))
     for name, (words, _) in TROUBLES.items():
@@ -403,11 +417,12 @@ def main() -> None:
     parser.add_argument(
         "--each", type=float, default=EACH_S, help="seconds from fault to fault while killing"
     )
+    parser.add_argument("--detector", default="robust_z", help="that watches while processes are killed")
     parser.add_argument("--record", type=Path, default=RECORD)
     told = parser.parse_args()
     for what in told.what:
         if what == "kill":
-            keep(told.record, killed(told.kills, told.seed, told.each))
+            keep(told.record, killed(told.kills, told.seed, told.each, told.detector))
         elif what == "backlog":
             keep(told.record, backlogged())
         else:

@@ -23,7 +23,7 @@ from foreshock.alerts import AlertOptions, Outbox, WebhookOptions, make_outbox, 
 from foreshock.alerts.alert import alert_of, seconds  # noqa: E402
 from foreshock.alerts.budget import Budget  # noqa: E402
 from foreshock.alerts.options import Access  # noqa: E402
-from foreshock.alerts.sinks import SIGNATURE, SinkAway, SinkRefused, sign, sinks_of  # noqa: E402
+from foreshock.alerts.sinks import SIGNATURE, SinkAway, SinkRefused, message_id, sign, sinks_of  # noqa: E402
 from foreshock.decide import Event  # noqa: E402
 from foreshock.errors import ConfigError  # noqa: E402
 from foreshock.findings import Cause, ServiceFinding  # noqa: E402
@@ -80,6 +80,7 @@ class Recorder:
     repeats: bool = False
     access: Access = NOWHERE
     told: list = field(default_factory=list)  # (incident, status, severity)
+    ids: list = field(default_factory=list)  # of these messages
     error: Exception | None = None
 
     async def send(self, alerts, client):
@@ -87,6 +88,7 @@ class Recorder:
         if self.error is not None:
             raise self.error
         self.told += [(a.labels["incident"], a.status, a.labels["severity"]) for a in alerts[-1:]]
+        self.ids += [message_id(a) for a in alerts[-1:]]
         self.last = alerts
 
     @property
@@ -270,6 +272,7 @@ def test_a_sequel_joins_the_alert_before_it():
         await deliver(box, 500)
         assert sink.statuses == ["firing", "resolved", "firing", "resolved"]
         assert len({name for name, _, _ in sink.told}) == 1
+        assert len(set(sink.ids)) == 4
 
     run(work())
 
@@ -492,6 +495,7 @@ def test_what_is_over_budget_is_told_in_one_summary():
         assert "resolved" not in [status for _, status, _ in summary]
         held = sink.last[0].incident["incidents"]
         assert held == [incident(at)["id"] for at in starts][2:]
+        assert len(set(sink.ids)) == len(sink.ids)
         assert "8 more incidents" in sink.last[0].annotations["summary"]
         await deliver(box, 86_400 + 1, 86_400 + 2)
         assert sink.told[-1][1] == "resolved"
@@ -592,7 +596,7 @@ def test_a_webhook_is_signed_and_numbered(tmp_path):
         signed = f"{stamp.removeprefix('t=')}.".encode() + body
         wanted = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
         assert signature == f"v1={wanted}"
-        assert headers["x-foreshock-message"] == "2026-11-26T10-00-00Z/firing/warning"
+        assert headers["x-foreshock-message"] == "2026-11-26T10-00-00Z/2026-11-26T10-00-00Z/firing/warning"
         told = json.loads(body)
         assert told["incident"] == incident()
         assert told["link"] == "http://f/#/incident/2026-11-26T10-00-00Z"

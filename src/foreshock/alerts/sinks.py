@@ -90,11 +90,18 @@ class Webhook:
     async def send(self, alerts: Sequence[Alert], client: httpx.AsyncClient) -> None:
         alert = alerts[-1]
         body = json.dumps(message(alert), allow_nan=False).encode()
-        headers = {MESSAGE_ID: f"{alert.labels['incident']}/{alert.status}/{alert.labels['severity']}"}
+        headers = {MESSAGE_ID: message_id(alert)}
         secret = secret_of(self.access.secret_env, self.access.secret_file, "alerts.webhook.secret")
         if secret is not None:
             headers[SIGNATURE] = sign(body, secret, round(time.time()))
         await post(client, self.access.url, body, headers)
+
+
+def message_id(alert: Alert) -> str:
+    """Another one for each thing that is told: an alert fires anew with a sequel, a summary with more."""
+    about = alert.incident
+    newest = len(about["incidents"]) if "incidents" in about else about["id"]
+    return f"{alert.labels['incident']}/{newest}/{alert.status}/{alert.labels['severity']}"
 
 
 def message(alert: Alert) -> dict[str, Any]:
