@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import foreshock
-from foreshock.calibrate import calibrate_causal
+from foreshock.calibrate import calibrate_causal, usual_of
 from foreshock.cli.steps import fixed_threshold
 from foreshock.config import Settings
 from foreshock.decide import decide
@@ -83,7 +83,7 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
     settled = settle(frame, scores, detector.score) if scores.causal else scores
     whole = fixed_threshold(settled, Settings(), detector)
-    causal = calibrate_causal(scores.system, frame.step_s, guess=getattr(detector, "guess", None))
+    causal = calibrate_causal(scores.system, frame.step_s, guess=usual_of(detector, len(frame.kpis)))
     by_threshold = {}
     for name, threshold, judged in (("recording", whole, settled), ("past", causal, scores)):
         events = decide(judged, threshold)

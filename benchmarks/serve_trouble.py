@@ -106,14 +106,16 @@ def counted(
     faults: list[tuple[float, float]], incidents: list[dict[str, Any]], pager: Pager
 ) -> dict[str, int]:
     """Which planted faults became one incident and one alert that ended, and what else was told."""
-    spans = [(seconds(i["start"]), seconds(i["end"])) for i in incidents]
+    known = {i["id"]: (seconds(i["start"]), seconds(i["end"])) for i in incidents}
+    spans = list(known.values())
     alerts: dict[
         tuple[str, str], tuple[float, float]
     ] = {}  # an alert goes on with sequels: (alert, incident)
     last = {told_of(m)[0]: m["status"] for m in pager.messages}
     for m in pager.messages:
-        event = m["incident"]["event"]
-        alerts[told_of(m)] = (seconds(event["start_time"]), seconds(event["end_time"]))
+        event, id = m["incident"]["event"], m["incident"]["id"]
+        span = (seconds(event["start_time"]), seconds(event["end_time"]))
+        alerts[told_of(m)] = known.get(id, span)  # where a sequel went on, its end was not told on its own
     out: Counter[str] = Counter()
     for fault in faults:
         found = sum(meets(*span, fault) for span in spans)

@@ -302,6 +302,15 @@ def test_incidents_among_few_rows_hide_no_other():
     assert GUESS.drawn(20.0, 2.5, 200_000, 90 / 86_400) == pytest.approx(20, rel=0.03)
 
 
+def test_a_guess_falls_with_the_number_of_kpis():
+    levels = [GUESS.over(kpis) for kpis in (0, 100, 101, 300, 3_000, 10_000)]
+    highs = [guess.high for guess in levels]
+    assert highs == sorted(highs, reverse=True)
+    assert (highs[0], highs[1]) == (GUESS.high, GUESS.high)
+    assert 0 < highs[-1] == highs[-2]
+    assert all(guess.at_once / guess.high == GUESS.at_once / GUESS.high for guess in levels)
+
+
 def test_causal_with_a_guess_in_pieces():
     scores = quiet_scores("lognormal", 700, 3)
     calibrator = CausalCalibrator(60.0, guess=GUESS)
@@ -317,7 +326,33 @@ def test_a_finished_recording_believes_itself_more():
         calibrate(scores, 60.0, guess=GUESS).high,
     )
     assert alone < finished < live < GUESS.high
-    assert calibrate_finished(scores, 60.0).high == alone
+
+
+def test_incidents_that_last_teach_a_finished_recording_nothing():
+    """It is learned again without them; how many rows there were stays known."""
+    scores = 0.2 * quiet_scores("gamma", 1000, 2)
+    planted = np.arange(1000) % 80 > 67
+    scores[planted] = 2 + 0.01 * np.arange(planted.sum())
+    finished = calibrate_finished(scores, 60.0)
+    known = calibrate(scores, 60.0, aside=planted)
+    assert finished.high == pytest.approx(known.high, rel=0.03)
+    assert (finished.rows, known.rows) == (1000, 1000)
+    assert planted.sum() <= known.rows_set_aside <= finished.rows_set_aside <= planted.sum() + 20
+    assert "set aside as incidents" in finished.reason
+
+
+def test_short_rises_of_a_finished_recording_are_noise():
+    scores = quiet_scores("gamma", 2000, 5)
+    scores[100::200] += 3
+    scores[101::200] += 3
+    assert calibrate_finished(scores, 60.0) == calibrate(scores, 60.0)
+
+
+@pytest.mark.parametrize(("shape", "most"), [("gamma", 1.5), ("lognormal", 1.5), ("autocorrelated", 3.0)])
+def test_a_finished_quiet_recording_keeps_the_promise(shape, most):
+    days = [quiet_scores(shape, 5 * DAY, seed) for seed in range(8)]
+    found = sum(alarms(scores, calibrate_finished(scores, 60.0)) for scores in days)
+    assert 0.4 < found / 40 < most
 
 
 def test_the_first_rows_of_a_finished_recording_teach_nothing():

@@ -32,6 +32,9 @@ RELEARN_SHARE, RELEARN_S, RELEARN_LEAST = 0.9, 7200.0, 120
 WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
 FAR = 2.0  # tail scales above `at_once` from which a row is no quiet one; docs/log.md, 2026-11-26
 FINISHED = 4.0  # times more that rows of a finished recording say about its own threshold
+LONG = 2  # confirmation windows from which a rise in a finished recording is an incident
+# KPIs from which a guess falls with their number, how fast, and how far; docs/log.md, 2026-11-26.
+CROWD, CROWD_SLOPE, CROWD_LEAST = 100, 0.4, 0.3
 SETTLING_ROWS = 64  # Online Boutique: 15 of 24 faults found with it, 3 without; docs/log.md, 2026-11-24
 SOURCE = {
     "tail": "peaks over threshold: Siffer et al. 2017 (SPOT); generalised Pareto by Zhang and Stephens 2009",
@@ -103,11 +106,27 @@ class Guess:
                 "give levels above 0, the second not below the first, and rows above 0."
             )
 
+    def over(self, kpis: int) -> Guess:
+        """For a table of so many KPIs: many together stir less than a few.
+
+        Example:
+            >>> [round(Guess(2.5, 5.0).over(kpis).high, 2) for kpis in (1, 100, 200, 1000, 10_000)]
+            [2.5, 2.5, 1.89, 1.0, 0.75]
+        """
+        share = min(1.0, max(CROWD_LEAST, (CROWD / max(1, kpis)) ** CROWD_SLOPE))
+        return replace(self, high=share * self.high, at_once=share * self.at_once)
+
     def drawn(self, level: float, towards: float, rows: int, often: float) -> float:
         """A level learned from so many quiet rows, drawn towards the usual one; `often` times a window."""
         weight = rows / (rows + self.rows)
         usual = towards * (often * DAY_S / CONFIRM_S) ** -self.slope
         return float(usual ** (1 - weight) * max(level, 1e-6) ** weight)
+
+
+def usual_of(detector: object, kpis: int) -> Guess | None:
+    """Where the thresholds of a detector usually lie over a table of so many KPIs, if it knows."""
+    guess: Guess | None = getattr(detector, "guess", None)
+    return None if guess is None else guess.over(kpis)
 
 
 def confirm_rows(
@@ -133,6 +152,7 @@ def calibrate(
     confirm_share: float = CONFIRM_SHARE,
     contamination: float = 0.4,
     guess: Guess | None = None,
+    aside: np.ndarray | None = None,
 ) -> Threshold:
     """A threshold at which quiet scores raise about `false_alarms_per_day` alarms a day.
 
@@ -144,6 +164,7 @@ def calibrate(
         confirm_s, confirm_share: as in `decide.Rules`.
         contamination: the largest share of rows that may be set aside as incidents.
         guess: where the threshold usually lies, if that is known for these scores; see `Guess`.
+        aside: (T,) bool, rows already known to be of incidents.
 
     With 15 peaks or more the tail is fitted and reaches beyond the data; with fewer rows a conformal
     quantile is taken where it can carry the promise, and an exponential guess where nothing can.
@@ -159,10 +180,12 @@ def calibrate(
     """
     _check(step_s, false_alarms_per_day)
     values = np.asarray(scores, dtype=np.float64).ravel()
-    values = values[before_evidence(values) :]
+    first = before_evidence(values)
+    seen = int(np.isfinite(values[first:]).sum())
+    values = (values if aside is None else np.where(aside, math.nan, values))[first:]
     confirm = confirm_rows(step_s, confirm_s, confirm_share)
     quiet = quiet_rows(values, contamination)
-    facts = _Facts(int(np.isfinite(values).sum()), int(quiet.sum()), step_s, false_alarms_per_day, confirm)
+    facts = _Facts(seen, int(quiet.sum()), step_s, false_alarms_per_day, confirm)
     kept = np.where(quiet, values, math.nan)
     rises = lasting(kept, *confirm)
     if not np.isfinite(rises).any():
@@ -195,20 +218,39 @@ def calibrate_finished(
 ) -> Threshold:
     """The threshold of rows that lie in the past, all of them known; arguments as for `calibrate`.
 
-    They are what is judged, so they say more than a guess does.
+    They are what is judged, so they say more than a guess does. Rises above a first threshold that last are
+    incidents, and the threshold is learned once more from the other rows: on quiet scores it raises as many
+    alarms as before, or up to 1.7 a day where one was asked for and the scores drift slowly.
 
     Args:
         is_beginning: the first row has no row before it. Early rows are judged by little and score high:
             in a recording of some length nothing is learned from them.
     """
-    values = np.asarray(scores, dtype=np.float64).ravel()
-    if is_beginning and len(values) >= 8 * SETTLING_ROWS:
-        values = np.where(np.arange(len(values)) < SETTLING_ROWS, math.nan, values)
+    every = np.asarray(scores, dtype=np.float64).ravel()
+    is_early = np.arange(len(every)) < (SETTLING_ROWS if len(every) >= 8 * SETTLING_ROWS else 0)
+    values = np.where(is_early, math.nan, every) if is_beginning else every
     guess = None if guess is None else replace(guess, rows=guess.rows / FINISHED)
-    return calibrate(
-        values, step_s, false_alarms_per_day, merge_s=merge_s, confirm_s=confirm_s,
-        confirm_share=confirm_share, guess=guess,
-    )  # fmt: skip
+
+    def learn(aside: np.ndarray | None) -> Threshold:
+        return calibrate(
+            values, step_s, false_alarms_per_day, merge_s=merge_s, confirm_s=confirm_s,
+            confirm_share=confirm_share, guess=guess, aside=aside,
+        )  # fmt: skip
+
+    first = learn(None)
+    aside = _long_rises(every, first)
+    return learn(aside) if aside.any() else first
+
+
+def _long_rises(scores: np.ndarray, threshold: Threshold) -> np.ndarray:
+    """(T,) bool: rises that begin as an event does, and stay at `low` for LONG confirmation windows."""
+    need, window = threshold.confirm_rows
+    with np.errstate(invalid="ignore"):
+        begins = (lasting(scores, need, window) >= threshold.high) | (scores >= threshold.at_once)
+        stays = scores >= threshold.low
+    run = np.cumsum(np.diff(stays, prepend=False)) * stays  # 0 outside, an odd number in each run
+    is_long = (np.bincount(run) >= LONG * window) & (np.bincount(run, begins) > 0)
+    return np.asarray(is_long[run] & stays)
 
 
 def from_labels(

@@ -170,7 +170,7 @@ def thresholds(
     one that was known before it, which is what `foreshock score` writes.
     """
     if as_live:
-        causal = calibrator_of(settings, scores.step_s, detector).push(scores.system)
+        causal = calibrator_of(settings, scores.step_s, detector, len(scores.kpi_meta)).push(scores.system)
         return causal, causal.last
     fixed = fixed_threshold(scores, settings, detector)
     return fixed, fixed

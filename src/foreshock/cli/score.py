@@ -149,7 +149,7 @@ def _streamed(input: str, resolved: Resolved, run: Run, console: Console) -> Ite
         if scorer is None:
             detector = detector_of(resolved, run, console)
             scorer = Scorer(detector, len(piece.kpis), rows, settings, run, console)
-            calibrator = calibrator_of(settings, piece.step_s, detector)
+            calibrator = calibrator_of(settings, piece.step_s, detector, len(piece.kpis))
             given = given_threshold(detector, resolved, piece.step_s)
             decider = Decider(piece.step_s, settings.rules)
         scores = scorer.push(piece)

@@ -203,9 +203,9 @@ def given_threshold(detector: Any, resolved: Resolved, step_s: float) -> Thresho
     )  # fmt: skip
 
 
-def calibrator_of(settings: Settings, step_s: float, detector: Any) -> CausalCalibrator:
+def calibrator_of(settings: Settings, step_s: float, detector: Any, kpis: int) -> CausalCalibrator:
     """A threshold that learns from the past while the detector's scores come."""
-    from foreshock.calibrate import CausalCalibrator
+    from foreshock.calibrate import CausalCalibrator, usual_of
 
     rules = settings.rules
     return CausalCalibrator(
@@ -214,13 +214,13 @@ def calibrator_of(settings: Settings, step_s: float, detector: Any) -> CausalCal
         merge_s=rules.merge_s,
         confirm_s=rules.confirm_s,
         confirm_share=rules.confirm_share,
-        guess=getattr(detector, "guess", None),
+        guess=usual_of(detector, kpis),
     )
 
 
 def fixed_threshold(scores: Scores, settings: Settings, detector: Any) -> Threshold:
     """One threshold for a recording that lies in the past, from all its scores; no label is read."""
-    from foreshock.calibrate import calibrate_finished
+    from foreshock.calibrate import calibrate_finished, usual_of
 
     rules = settings.rules
     return calibrate_finished(
@@ -230,7 +230,7 @@ def fixed_threshold(scores: Scores, settings: Settings, detector: Any) -> Thresh
         merge_s=rules.merge_s,
         confirm_s=rules.confirm_s,
         confirm_share=rules.confirm_share,
-        guess=getattr(detector, "guess", None),
+        guess=usual_of(detector, len(scores.kpi_meta)),
         is_beginning=True,
     )
 

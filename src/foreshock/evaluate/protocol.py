@@ -27,6 +27,7 @@ from foreshock.calibrate import (
     Threshold,
     calibrate_causal,
     calibrate_finished,
+    usual_of,
 )
 from foreshock.decide import Event, decide
 from foreshock.errors import ConfigError, ForeshockError
@@ -231,7 +232,7 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         return {**facts, "status": "refused", "reason": str(error)}
     about = detector.describe()
     model = about.get("model")
-    guess = getattr(detector, "guess", None)
+    guess = usual_of(detector, len(scores.kpi_meta))
     chosen = thresholds(part, scores, setup.false_alarms_per_day, guess)
     fixed = next(iter(chosen.values()))
     drawn = {"sketch": sketch(setup, job, part, scores, fixed)} if job.seed == setup.seeds[0] else {}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.calibrate import Threshold, calibrate_finished, from_labels
+from foreshock.calibrate import Threshold, calibrate_finished, from_labels, usual_of
 from foreshock.decide import Event, Rules, decide, iso
 from foreshock.errors import FrameError, StateError
 from foreshock.frame import Frame, Kpi, Labels
@@ -267,7 +267,7 @@ def threshold_of(detector: Any, scores: Scores, score: Any) -> Threshold:
         )
     return calibrate_finished(
         scores.system, scores.step_s, per_day, merge_s=rules.merge_s, confirm_s=rules.confirm_s,
-        confirm_share=rules.confirm_share, guess=getattr(detector, "guess", None),
+        confirm_share=rules.confirm_share, guess=usual_of(detector, len(scores.kpi_meta)),
     )  # fmt: skip
 
 

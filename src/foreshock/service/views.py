@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from foreshock.bands import BEFORE, band
-from foreshock.calibrate import Guess
+from foreshock.calibrate import Guess, usual_of
 from foreshock.decide import iso
 from foreshock.frame import Frame
 from foreshock.scores import Scores
@@ -82,7 +82,8 @@ async def look(live: Alive) -> View:
     """The window as it is between two cycles."""
     async with live.lock:
         monitor: Watcher = live.monitor
-        guess = getattr(monitor.detector, "guess", None)
+        kpis = 1 if monitor.frame is None else len(monitor.frame.kpis)
+        guess = usual_of(monitor.detector, kpis)
         return View(monitor.frame, monitor.scores, np.asarray(monitor.high, float), guess)
 
 

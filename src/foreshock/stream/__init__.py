@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from foreshock.alerts.severity import louder, severity
-from foreshock.calibrate import CausalCalibrator, Threshold, from_labels
+from foreshock.calibrate import CausalCalibrator, Threshold, from_labels, usual_of
 from foreshock.config import Settings
 from foreshock.decide import Decider, Event
 from foreshock.explain import explain
@@ -85,7 +85,7 @@ class Monitor:
         self._stream: ScoreStream | None = self.detector.stream()
         self._calibrator = CausalCalibrator(
             self.step_s, **asdict(threshold), merge_s=rules.merge_s, confirm_s=confirm_s, confirm_share=share,
-            guess=getattr(self.detector, "guess", None),
+            guess=usual_of(self.detector, len(self._history.kpis)),
         )  # fmt: skip
         # An adapter that learned from labels brings its own level.
         self._given: Threshold | None = None
@@ -231,6 +231,7 @@ class Monitor:
         return replace(piece, values=values, kpis=kpis)
 
     def _relayout(self, kpis: tuple[Kpi, ...]) -> None:
+        self._calibrator.guess = usual_of(self.detector, len(kpis))
         self._history.relayout(kpis, max(1, min(self.keep_rows, MOST_CELLS // max(1, len(kpis)))))
         if self._history.frame is None:
             return
