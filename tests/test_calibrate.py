@@ -318,16 +318,6 @@ def test_causal_with_a_guess_in_pieces():
     np.testing.assert_array_equal(np.concatenate(pieces), calibrate_causal(scores, 60.0, guess=GUESS).high)
 
 
-def test_a_finished_recording_believes_itself_more():
-    scores = 0.2 * quiet_scores("gaussian", 2000, 1)
-    alone, finished, live = (
-        calibrate(scores, 60.0).high,
-        calibrate_finished(scores, 60.0, guess=GUESS).high,
-        calibrate(scores, 60.0, guess=GUESS).high,
-    )
-    assert alone < finished < live < GUESS.high
-
-
 def test_incidents_that_last_teach_a_finished_recording_nothing():
     """It is learned again without them; how many rows there were stays known."""
     scores = 0.2 * quiet_scores("gamma", 1000, 2)

@@ -31,7 +31,6 @@ MERGE_S = 120.0
 RELEARN_SHARE, RELEARN_S, RELEARN_LEAST = 0.9, 7200.0, 120
 WARMUP_ROWS = 24  # 0.1 to 1.4 false alarms in the first 4 hours on six shapes of quiet scores
 FAR = 2.0  # tail scales above `at_once` from which a row is no quiet one; docs/log.md, 2026-11-26
-FINISHED = 4.0  # times more that rows of a finished recording say about its own threshold
 LONG = 2  # confirmation windows from which a rise in a finished recording is an incident
 # KPIs from which a guess falls with their number, how fast, and how far; docs/log.md, 2026-11-26.
 CROWD, CROWD_SLOPE, CROWD_LEAST = 100, 0.4, 0.3
@@ -218,9 +217,9 @@ def calibrate_finished(
 ) -> Threshold:
     """The threshold of rows that lie in the past, all of them known; arguments as for `calibrate`.
 
-    They are what is judged, so they say more than a guess does. Rises above a first threshold that last are
-    incidents, and the threshold is learned once more from the other rows: on quiet scores it raises as many
-    alarms as before, or up to 1.7 a day where one was asked for and the scores drift slowly.
+    Rises above a first threshold that last are incidents, and the threshold is learned once more from the
+    other rows. On quiet scores it raises as many alarms as before, or up to 1.7 a day where one was asked for
+    and the scores drift slowly.
 
     Args:
         is_beginning: the first row has no row before it. Early rows are judged by little and score high:
@@ -229,7 +228,6 @@ def calibrate_finished(
     every = np.asarray(scores, dtype=np.float64).ravel()
     is_early = np.arange(len(every)) < (SETTLING_ROWS if len(every) >= 8 * SETTLING_ROWS else 0)
     values = np.where(is_early, math.nan, every) if is_beginning else every
-    guess = None if guess is None else replace(guess, rows=guess.rows / FINISHED)
 
     def learn(aside: np.ndarray | None) -> Threshold:
         return calibrate(
