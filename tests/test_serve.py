@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
 import urllib.parse
 import urllib.request
@@ -14,6 +16,7 @@ pytest.importorskip("aiohttp", reason="aiohttp is not installed")
 
 import real_prometheus
 from fake_prometheus import Fake
+from foreshock.service.process import STORE
 from serving import Serving
 
 pytestmark = pytest.mark.slow
@@ -38,19 +41,30 @@ def test_a_fault_is_found_told_and_ended(tmp_path):
         assert serve.stop() == 0
 
 
+def scored(folder):
+    """Times of the rows whose scores the store holds."""
+    with contextlib.closing(sqlite3.connect(folder / "data" / STORE)) as db:
+        return np.array(db.execute("SELECT time_ns FROM scores ORDER BY time_ns").fetchall()).ravel()
+
+
 def test_killed_in_an_incident(tmp_path):
-    """After kill -9 in the middle the incident is the same one, and it ends."""
+    """After kill -9 in the middle the incident is the same one, it ends, and no score was lost."""
     with Fake() as fake, Serving(tmp_path, fake.url) as serve:
         serve.start()
         quiet = {i["id"] for i in serve.incidents()}
         fault(fake, 12)
         (told,) = serve.wait_for(lambda: serve.new_incidents(quiet), 40)
         serve.kill()
+        before = scored(tmp_path)
         serve.start()
         again = serve.new_incidents(quiet)
         assert [i["id"] for i in again] == [told["id"]]
         serve.wait_for(lambda: all(i["state"] == "closed" for i in serve.incidents()), 90)
         assert [i["id"] for i in serve.new_incidents(quiet)] == [told["id"]]
+    after = scored(tmp_path)
+    assert after[0] == before[0]
+    assert after[-1] > before[-1]
+    assert set(before) <= set(after)
 
 
 @pytest.mark.parametrize("mode", ["500", "malformed", "slow"])
