@@ -299,8 +299,9 @@ class Loop:
         told = {change.incident.id: change.incident.to_dict() for change in changes}
         told |= {one["id"]: one for one in closed or ()}
         self._unsaved |= told
-        stamp = {} if monitor.last_ns is None else {SCORED: str(monitor.last_ns)}
-        scored = self._newly_scored()
+        async with live.lock:
+            stamp = {} if monitor.last_ns is None else {SCORED: str(monitor.last_ns)}
+            scored = self._newly_scored()
         await asyncio.to_thread(live.store.put_many, stamp, list(self._unsaved.values()), scored)
         self._unsaved = {}
         self._kept = self._kept if scored is None else (scored.by, int(scored.time_ns[-1]))
