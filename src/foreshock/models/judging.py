@@ -47,7 +47,8 @@ MOST_ROWS = 4000  # that the odds are learned from
 WINDOW_EVIDENCE = 8.0  # rows of evidence that a window is
 FAULTY_SHARE = 0.1  # of windows, that odds are told for
 AS_LIKELY, HIGHEST = 0.5, 0.98  # the lowest threshold and the highest
-LEAST_INCIDENTS = 6  # labelled ones from which a verdict may take the place of the zero-shot score
+LEAST_INCIDENTS = 6  # labelled and compared ones from which a verdict may replace the zero-shot score
+SETTLED = 128  # rows of a recording from which zero-shot scoring has enough past to be compared with
 FEW = 60  # quiet windows at which what they say of a threshold counts half
 TAIL = 0.2  # share of quiet windows that tell how high others may go
 DAY_S = 86_400.0
@@ -89,7 +90,7 @@ def judge(
     reached = levels(m.shots, m.incident, m.shot, m.is_faulty, odds, m.step_s)
     level, found = choose(*reached, m.block * m.step_s)
     is_better, gain = compare(m, odds)
-    detects = least_incidents == 0 or (is_better and gain["incidents"] >= least_incidents)
+    detects = least_incidents == 0 or (is_better and gain["compared_incidents"] >= least_incidents)
     facts = {"shots": len(shots), "faulty_shots": sum(s.is_faulty for s in shots),
              "validating_shots": sum(s.validates for s in shots), **found, **gain}  # fmt: skip
     return replace(verdict, threshold=level, detects=detects), facts
@@ -298,15 +299,19 @@ def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]
     """Whether the verdict finds incidents it did not learn from better than zero-shot scoring, and figures.
 
     Where it does not, the zero-shot score and its threshold stay, and the verdict only names kinds and
-    services. Of few incidents that can't be told.
+    services. Of few incidents that can't be told, and not in the first rows of a recording: zero-shot scoring
+    has no past there, so that to beat it says nothing of later rows.
 
     Args:
         odds: (n,) as `crossed` gives them.
     """
-    facts: dict[str, Any] = {"incidents": _count(material.incident)}
-    if not material.is_faulty.any() or material.is_faulty.all():
+    later = material.row >= SETTLED
+    bad = material.is_faulty[later]
+    compared = _count(material.incident[np.unique(material.shot[later & material.is_faulty])])
+    facts: dict[str, Any] = {"incidents": _count(material.incident), "compared_incidents": compared}
+    if not bad.any() or bad.all():
         return False, facts
-    ours, zero = (_precision(one, material.is_faulty) for one in (odds, material.system))
+    ours, zero = (_precision(one[later], bad) for one in (odds, material.system))
     facts |= {"crossed_ap": round(ours, 4), "zero_shot_ap": round(zero, 4)}
     return ours >= zero, facts
 
