@@ -1,7 +1,7 @@
 """How many labels each way of learning needs: shots × seeds × detectors, on recordings nobody learned from.
 
     python benchmarks/learning_curves.py [--data FOLDER] [--seeds 0 1 2] [--shots 0 10 50 100 500 1000]
-        [--only NAME ...] [--minutes 50] [--cache FOLDER]
+        [--only NAME ...] [--recordings NAME ...] [--minutes 50] [--cache FOLDER]
 
 Recordings are those of benchmarks/labelled.py: simulated Train Ticket, judged on another seed and at roots
 that were never taught; with --data (it holds `nezha/`) the recorded days, split in time. A shot is a window
@@ -330,6 +330,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--shots", type=int, nargs="*", default=list(SHOTS))
     parser.add_argument("--only", nargs="*", help="detectors")
+    parser.add_argument("--recordings", nargs="*", help="these alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of processor time, then stop")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "foreshock-curves")
@@ -340,6 +341,7 @@ def main() -> None:
     args.out.parent.mkdir(exist_ok=True)
     old = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     names = [SIMULATED, *(labelled.REAL if args.data else ())]
+    names = [name for name in names if not args.recordings or name in args.recordings]
     for name, detector, seed, shots in jobs(names, args.seeds, args.shots):
         key = {
             "recording": name,
