@@ -218,7 +218,9 @@ def best_f1(task: Task, system: np.ndarray) -> float:
 
 def unlabelled(task: Task, system: np.ndarray) -> Threshold:
     """As `foreshock detect` takes it for a finished recording."""
-    return calibrate_finished(system, task.judged.step_s, guess=USUAL, is_beginning=True)
+    return calibrate_finished(
+        system, task.judged.step_s, guess=USUAL.over(len(task.judged.kpis)), is_beginning=True
+    )
 
 
 def fixed(chance: float, step_s: float) -> Threshold:
