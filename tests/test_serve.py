@@ -159,6 +159,8 @@ def test_scores_are_written_back_each_once(tmp_path):
         serve.start()
         written = 'foreshock_remote_write_total{outcome="written"}'
         serve.wait_for(lambda: serve.metric(written) > 1000)
+        # What is on its way at a kill is sent once more, and refused where the receiver has it.
+        serve.wait_for(lambda: serve.metric("foreshock_remote_write_pending") == 0)
         serve.kill()
         time.sleep(1)
         serve.start()

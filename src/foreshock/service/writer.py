@@ -80,11 +80,11 @@ class Writer:
         """Write what waits, oldest first, until the receiver fails. Never raises for its failures."""
         now = asyncio.get_running_loop().time()
         while self._waiting and self._until <= now:
-            piece = self._waiting[0]
+            piece, written = self._waiting[0], 0
             try:
                 if self._client is None:
                     self._client = open_client(self.access, "remote_write")
-                self.counts["written"] += await write_back(piece, self.access, self._client)
+                written = await write_back(piece, self.access, self._client)
             except SinkRefused as error:
                 self.counts["refused"] += _size(piece)
                 log.warning("remote_write: %s; %d samples are let go", error, _size(piece))
@@ -100,6 +100,7 @@ class Writer:
                 last = int(piece[0].time_ns[-1])
                 self._forget()
                 await asyncio.to_thread(self._store.put, WRITTEN, str(last))
+            self.counts["written"] += written  # once it is noted: a restart does not write it again
 
     def _forget(self) -> int:
         """Let go of the oldest piece; how many samples it had."""
