@@ -24,7 +24,7 @@ from torch import Tensor
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models.figures import service_figure_names
-from foreshock.models.judging import AS_LIKELY, FAULTY_SHARE, as_likely, log_odds, look, met_of
+from foreshock.models.judging import AS_LIKELY, FAULTY_SHARE, SETTLED, as_likely, log_odds, look, met_of
 from foreshock.models.known import save_known
 from foreshock.models.lora import base_sha256
 from foreshock.models.reconstruct import moment_detector
@@ -52,7 +52,6 @@ OnStep = Callable[[dict[str, Any]], None]
 
 KINDS = tuple(sorted(FAULTS))
 HELD_BACK = 100_000  # seeds of the systems that validate begin here
-WARM_ROWS = 128  # in which a stream has little past
 FAULTY_ROWS, CALM_ROWS = 5, 120  # most rows of an incident, and of a system's quiet rows
 HARD = 0.1  # share of the quiet rows that looks worst to zero-shot scoring; a third of those taken
 WEEK_MINUTES = 7 * 24 * 60
@@ -118,7 +117,7 @@ def sample(lesson: Lesson, seed: int) -> Sample | None:
         kind += [KINDS.index(str(labels.fault_type[own[0]]))] * len(own)
         incident += [int(number)] * len(own)
     quiet = np.flatnonzero(lesson.truth == QUIET)
-    quiet = quiet[quiet >= WARM_ROWS]
+    quiet = quiet[quiet >= SETTLED]
     if not rows or not len(quiet):
         return None
     order = quiet[np.argsort(-lesson.system[quiet], kind="stable")]

@@ -155,8 +155,7 @@ class Store:
             )
 
     def _add_scores(self, db: sqlite3.Connection, scored: Scored) -> None:
-        before = db.execute("SELECT value FROM state WHERE key = ?", (SCORED_BY,)).fetchone()
-        if before is not None and before["value"] != scored.by:
+        if self.get(SCORED_BY) not in (None, scored.by):
             db.execute("DELETE FROM scores")
         rows = zip(scored.time_ns.tolist(), scored.system.tolist(), strict=True)
         db.executemany(
