@@ -66,7 +66,7 @@ ZERO, PROBE, LORA, WHOLE = (
     "foreshock, LoRA",
     "foreshock, whole network",
 )
-HEARD = ("evidence", "chances", "is_up", "off", "silent")  # as `PooledStream.pool` takes them
+HEARD = ("evidence", "chances", "is_up", "values", "level", "spread")  # as `PooledStream.pool` takes them
 
 
 class Whole(Run):
@@ -90,7 +90,7 @@ class Heard(PooledStream):
         self.heard: list[tuple[np.ndarray, ...]] = []
 
     def pool(self, *heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.heard.append(tuple(part.astype(np.float32) for part in heard))
+        self.heard.append(tuple(heard))
         return super().pool(*heard)
 
 
@@ -131,10 +131,7 @@ class Looks:
             system, slots = kept["system"], kept["slots"]
         stream = PooledStream(self.base.recogniser, self.base.options, "")
         stream.kpis, stream.layout = frame.kpis, layout(frame.kpis)
-        heard[HEARD.index("is_up")] = heard[HEARD.index("is_up")] > 0
-        spans = [slice(at, at + judging.AT_ONCE) for at in range(0, len(heard[0]), judging.AT_ONCE)]
-        made = [stream.pool(*(h[:, s] if h.ndim == 3 else h[s] for h in heard)) for s in spans]
-        figures, services = (np.concatenate(parts)[slots] for parts in zip(*made, strict=True))
+        figures, services = (made[slots] for made in stream.pool(*heard))
         assert stream.groups is not None
         truth, columns = judging.truth_of(frame), stream.groups.columns
         return Lesson(frame, truth, heard[0][slots], system, figures, services, columns)

@@ -15,10 +15,10 @@ import pytest
 from foreshock.alerts.alert import fault_type
 from foreshock.cli import run
 from foreshock.errors import ConfigError, OutputError, WeightsError
-from foreshock.frame import Frame, Kpi
+from foreshock.frame import Frame
 from foreshock.metrics import fault_spans
 from foreshock.models import copy_of, load_detector, naming, weights
-from foreshock.models.figures import NEWEST, figure_names, groups_of, regrouped, service_figure_names
+from foreshock.models.figures import figure_names, quantity, service_figure_names
 from foreshock.models.judging import judge, look
 from foreshock.models.known import FILE_NAME, load_known, save_known
 from foreshock.models.shots import draw_shots
@@ -26,7 +26,9 @@ from foreshock.models.verdict import TAUGHT, Hidden, Kinds, Origins, Roots, Verd
 from foreshock.pretrain.simulated import HELD_BACK, KINDS, SimulatedPlan, judged, macro_f1, recording, teach
 from foreshock.scores import Scores
 from foreshock.sources import simulator
+from foreshock.sources.simulator.faults import Fault
 from foreshock.sources.simulator.invented import draw_dense, invent, monitored
+from foreshock.sources.simulator.tracing import TOOK, WAITED, WAITED_ALL
 from foreshock.stream.incident import likely_kinds
 
 QUICK = SimulatedPlan(systems=2, rows=400)
@@ -113,19 +115,6 @@ def test_new_columns_do_not_confuse_it(demo: Frame):
     assert whole.kinds is not None
     np.testing.assert_allclose(rest.origins, whole.origins[350:], atol=0.02)
     np.testing.assert_allclose(rest.kinds, whole.kinds[350:], atol=0.02)
-
-
-def test_figures_are_regrouped():
-    """Each figure goes where its service and quantity stand now; what is new is 0."""
-    before = (Kpi("a__cpu", "a", "cpu"), Kpi("b__latency", "b", "latency"))
-    after = (Kpi("c__memory", "c", "memory"), *before[::-1])
-    count = len(groups_of(before).columns) // len(NEWEST)
-    last = np.random.default_rng(0).random((len(NEWEST), 2, count))
-    moved = regrouped(last, before, after)
-    back = regrouped(moved, after, before)
-    assert moved.shape == (len(NEWEST), 3, len(groups_of(after).columns) // len(NEWEST))
-    np.testing.assert_array_equal(back, last)
-    assert not moved[:, 0].any()
 
 
 def test_a_kind_is_told_from_a_half_on():
@@ -226,7 +215,7 @@ def test_it_is_rebuilt(built: tuple[Path, Path, list[dict[str, Any]]], tmp_path:
     folder, cache, lines = built
     assert [line["kind"] for line in lines] == ["system"] * 3 + ["simulated_verdict"]
     assert lines[2]["seed"] == HELD_BACK
-    assert 0 < lines[-1]["root_first"] <= lines[-1]["roots"]
+    assert 0 <= lines[-1]["root_first"] <= lines[-1]["roots"] > 0
     again: list[dict[str, Any]] = []
     teach(QUICK, "nano", tmp_path / "again", cache, 1, again.append)
     assert [line["kind"] for line in again] == ["simulated_verdict"]
@@ -340,9 +329,41 @@ def test_invented_systems_are_sound(seed: int):
 def test_dense_faults_and_other_monitoring():
     """Each kind comes before any comes again; columns have other names, and some are missing."""
     system = invent(3)
-    faults = draw_dense(system, 3, 3000, 30.0)
+    faults = draw_dense(system, 3, 3000, 30.0, 256)
     assert len({fault.kind for fault in faults[: len(KINDS)]}) == min(len(faults), len(KINDS))
     f = simulator.simulate(3, 300, 30.0, faults, system=system)
+    assert min(fault.start_s for fault in draw_dense(system, 3, 3000, 30.0, 10)) < 60 * 30
     tables = [monitored(f, seed) for seed in range(8)]
     assert len({tuple(kpi.metric for kpi in one.kpis) for one in tables}) > 4
     assert all(len(one) == 300 for one in tables)
+
+
+def test_a_delay_shows_where_it_is_waited_for():
+    """Between two services: the caller waits, the callee takes what it takes; other columns don't change."""
+    plain = simulator.TRAINTICKET
+    sides = [(metric, "ts-travel-service", "ts-basic-service") for metric in (WAITED, TOOK)]
+    traced = replace(plain, traced=(*sides, (WAITED_ALL, "ts-travel-service", "")))
+    faults = (Fault("network_delay", "ts-basic-service", 3600.0, 1800.0, 1.0),)
+    f, without = (
+        simulator.simulate(1, 240, 30.0, faults, system=s, deploys=(), steady=True) for s in (traced, plain)
+    )
+    np.testing.assert_array_equal(f.values[:, : len(without.kpis)], without.values)
+    assert [kpi.service for kpi in f.kpis[-3:]] == ["ts-basic-service"] * 2 + ["ts-travel-service"]
+    assert f.kpis[-3].metric == f"{WAITED} of calls from ts-travel-service"
+    assert [quantity(kpi) for kpi in f.kpis[-3:]] == ["awaited", "latency", "outgoing"]
+    calm, during = (np.nanmedian(f.values[some, -3:], 0) for some in (slice(0, 120), slice(125, 175)))
+    waited, took, every = during / calm
+    assert waited > 3
+    assert every > 1.5
+    assert 0.6 < took < 1.6
+
+
+def test_what_never_arrives_takes_no_time():
+    """In a partition callers wait in vain, and the callee has nothing to time."""
+    sides = tuple((metric, "ts-travel-service", "ts-basic-service") for metric in (WAITED, TOOK))
+    faults = (Fault("network_partition", "ts-basic-service", 3600.0, 1800.0, 1.0),)
+    system = replace(simulator.TRAINTICKET, traced=sides)
+    f = simulator.simulate(1, 240, 30.0, faults, system=system, deploys=(), steady=True)
+    waited, took = f.values[125:175, -2:].T
+    assert np.nanmedian(waited) >= 5
+    assert np.isnan(took).mean() > 0.9

@@ -31,30 +31,22 @@ from foreshock.errors import ConfigError, OutputError, WeightsError
 from foreshock.frame import Frame, Kpi
 from foreshock.models import weights
 from foreshock.models.evidence import EvidenceOptions
-from foreshock.models.figures import (
-    Groups,
-    Lasting,
-    Silence,
-    distance,
-    figures,
-    groups_of,
-    regrouped,
-    service_figures,
-)
+from foreshock.models.figures import Groups, figures, groups_of, service_figures
 from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Reading, Scan
+from foreshock.models.signals import Lasting, Signals
 from foreshock.models.surprise import Scales, Surprise
 from foreshock.models.verdict import Verdict, score_of
 from foreshock.models.vigil import VigilDetector, VigilOptions, VigilStream
 from foreshock.scores import Scores
-from foreshock.windows import rearranged, to_grid
+from foreshock.windows import to_grid
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 OURS = "foreshock.json"
 FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
 FORMAT, READ = 3, (2, 3)  # 2 knew no hidden units
-AT_ONCE = 512  # rows whose services are weighed at once
+AT_ONCE = 512  # rows whose services are told of, and weighed, at once
 _PREFIX = "base_model.model."
 
 
@@ -264,7 +256,7 @@ class PooledStream(VigilStream):
 
     def __init__(self, recogniser: Recogniser, options: VigilOptions, detector: str) -> None:
         super().__init__(recogniser, options, detector)
-        self.running, self.service_running, self.silence = Lasting(), Lasting(), Silence()
+        self.running, self.signals = Lasting(), Signals()
         self.groups: Groups | None = None
         self.pooled: list[tuple[np.ndarray, ...]] = []
 
@@ -292,28 +284,34 @@ class PooledStream(VigilStream):
         with np.errstate(invalid="ignore"):
             is_up = dense > np.where(np.isfinite(expected), expected, np.inf)
         heard = np.where(seen, evidence, 0.0)
-        off = distance(dense, *cast(_HeardSurprise, self.surprise).tell())
-        silent = self.silence.push(seen)
-        self.pooled.append(self.reduce(*self.pool(heard, np.stack(readings), is_up, off, silent)))
+        usual = cast(_HeardSurprise, self.surprise).tell()
+        self.pooled.append(self.reduce(*self.pool(heard, np.stack(readings), is_up, dense, *usual)))
         return evidence, expected
 
     def _rearrange(self, columns: np.ndarray, kpis: tuple[Kpi, ...]) -> None:
         super()._rearrange(columns, kpis)
-        if self.silence.usual is not None:
-            self.silence.usual = rearranged(self.silence.usual, columns, 0)
-        if self.service_running.last is not None:
-            self.service_running.last = regrouped(self.service_running.last, self.kpis, kpis)
+        self.signals.take(columns)
         self.groups = None
 
     def pool(
-        self, evidence: np.ndarray, chances: np.ndarray, is_up: np.ndarray, off: np.ndarray,
-        silent: np.ndarray,
+        self, evidence: np.ndarray, chances: np.ndarray, is_up: np.ndarray, values: np.ndarray,
+        level: np.ndarray, spread: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """The next rows' figures (n, F) and those of their services (n, S, G'), each as it lasts."""
+        """The next rows' figures (n, F) and those of their services (n, S, G'), each as it lasts.
+
+        Args:
+            evidence, chances, is_up: as for `figures`.
+            values: (n, K), NaN where not observed. level, spread: (n, K) what is usual.
+        """
         groups = self.groups = self.groups or groups_of(self.kpis)
-        rows = figures(evidence, chances, is_up, groups.kinds, self.layout)
-        services = service_figures(evidence, is_up, off, silent, groups)
-        return self.running.push(rows), self.service_running.push(services)
+        rows, services = [], []
+        for at in range(0, len(values), AT_ONCE):
+            part = slice(at, at + AT_ONCE)
+            own = figures(evidence[part], chances[:, part], is_up[part], groups.kinds, self.layout)
+            rows.append(self.running.push(own).reshape(len(own), -1))
+            heard = (evidence[part], is_up[part], values[part], level[part], spread[part])
+            services.append(service_figures(self.signals.push(*heard, groups.drifts), groups))
+        return np.concatenate(rows), np.concatenate(services)
 
 
 class AdaptedStream(PooledStream):

@@ -21,18 +21,10 @@ import torch
 from torch import Tensor
 
 from foreshock.errors import WeightsError
-from foreshock.models.figures import (
-    NEWEST,
-    OTHER,
-    QUANTITIES,
-    SYSTEM,
-    WAYS,
-    figure_names,
-    service_figure_names,
-)
+from foreshock.models.figures import OTHER, QUANTITIES, SYSTEM, figure_names, service_figure_names
+from foreshock.models.signals import NEWEST, WAYS
 from foreshock.scores import SURE, UNKNOWN
 
-RIDGE = 60.0  # pull of the odds towards the prior, in rows of evidence
 CALM = -4.0  # log odds of an incident where nothing stirs, before any label
 LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows is not believed without end
 FARTHEST = 10.0  # spreads
@@ -41,17 +33,19 @@ REACH = 2.0  # times the usual distance within a kind up to which an incident ma
 
 @dataclass(frozen=True, slots=True)
 class Ridge:
-    """Pull of the weights of kinds and roots towards what they begin from, in incidents."""
+    """Pull of weights towards what they begin from: those of kinds and roots in incidents."""
 
     root: float = 1.0  # of what points at a root, whatever the kind
     own: float = 3.0  # of a service's own figures, for a kind
     others: float = 3.0  # of those of the others and of all
     share: float = 0.05  # of how common a kind is
+    odds: float = 60.0  # of the odds of an incident, in rows of evidence
 
 
 # From nothing; and from what thousands of simulated incidents taught, where a few labels should correct what
-# they speak of, and not how other services take it: docs/log.md, 2026-11-26.
-UNTAUGHT, TAUGHT = Ridge(), Ridge(30.0, 30.0, 300.0, 10.0)
+# they speak of, and not how other services take it. How high quiet rows go is best learned where they are:
+# docs/log.md, 2026-11-26 and 27.
+UNTAUGHT, TAUGHT = Ridge(), Ridge(root=100.0, own=100.0, others=1000.0, share=30.0, odds=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +347,7 @@ def learn_incidents(
     if known is not None:
         center, spread, prior = known.center, known.spread, known.weight.copy()
     x = scaled(met, center, spread)
-    ridge = np.full(x.shape[1], RIDGE)
+    ridge = np.full(x.shape[1], (UNTAUGHT if known is None else TAUGHT).odds)
     ridge[-1] = 0.05
     seen, right, counts, start, pull = map(
         torch.from_numpy, (x, is_faulty.astype(float), weight.astype(float), prior, ridge)
@@ -371,7 +365,8 @@ def root_prior() -> np.ndarray:
     one = np.zeros((len(NEWEST), len(QUANTITIES) + 1, len(WAYS)))
     names = [*QUANTITIES, OTHER]
     for name, weight in (("processor", 1.0), ("memory", 1.0), ("disk", 1.0), ("queue", 0.7), ("restart", 1.0),
-                         ("latency", 0.5), ("error", 0.5), ("traffic", 0.3), (OTHER, 0.5)):  # fmt: skip
+                         ("latency", 0.5), ("awaited", 0.5), ("error", 0.5), ("traffic", 0.3),
+                         (OTHER, 0.5)):  # fmt: skip
         one[:, names.index(name)] = weight / 4
     return np.concatenate([np.zeros(one.size), one.ravel()])
 

@@ -31,7 +31,6 @@ from foreshock.models.reconstruct import moment_detector
 from foreshock.models.shots import FAULTY, QUIET, Lesson
 from foreshock.models.verdict import (
     FARTHEST,
-    LEAST_SPREAD,
     Hidden,
     Kinds,
     Roots,
@@ -54,9 +53,11 @@ KINDS = tuple(sorted(FAULTS))
 HELD_BACK = 100_000  # seeds of the systems that validate begin here
 FAULTY_ROWS, CALM_ROWS = 5, 120  # most rows of an incident, and of a system's quiet rows
 HARD = 0.1  # share of the quiet rows that looks worst to zero-shot scoring; a third of those taken
+QUIET_ROWS = 256  # before the first fault
+EARLY, EARLY_ROWS = 0.4, (8, 256)  # share of systems that have fewer, and how many those have
 WEEK_MINUTES = 7 * 24 * 60
 LEAST = 0.5  # spread of a service's figure; 0.1: macro F1 0.66 in place of 0.76, docs/log.md 2026-11-26
-UNITS, PASSES, AT_ONCE = 48, 40, 12  # hidden units, times all systems are gone through, systems a step
+UNITS, PASSES, AT_ONCE = 96, 20, 12  # hidden units, times all systems are gone through, systems a step
 RATE, DECAY = 0.01, 3e-4
 ROW_EVIDENCE = 8.0  # rows of evidence that an incident is, to the odds
 
@@ -65,7 +66,7 @@ ROW_EVIDENCE = 8.0  # rows of evidence that an incident is, to the odds
 class SimulatedPlan:
     """How much is simulated."""
 
-    systems: int = 160
+    systems: int = 480
     rows: int = 2400  # of each: about 27 faults
     seed: int = 0
 
@@ -82,8 +83,9 @@ def recording(seed: int, rows: int) -> Frame:
     system, rng = invent(seed), np.random.default_rng([seed, 14])
     step_s = float(rng.choice(STEPS_S))
     start_ns = simulator.DEMO_START_NS + int(rng.integers(WEEK_MINUTES)) * 60 * 10**9
-    faults = draw_dense(system, seed, rows, step_s)
     steady = bool(rng.random() < 0.3)
+    first_row = int(rng.integers(*EARLY_ROWS)) if rng.random() < EARLY else QUIET_ROWS
+    faults = draw_dense(system, seed, rows, step_s, first_row)
     frame = simulator.simulate(seed, rows, step_s, faults, system=system, start_ns=start_ns, steady=steady)
     return monitored(frame, seed)
 
@@ -156,7 +158,7 @@ def _spread(samples: Sequence[Sample]) -> np.ndarray:
         calm = one.services[one.incident < 0].astype(float)
         total[one.columns] += (calm**2).sum((0, 1))
         rows += calm.shape[0] * calm.shape[1]
-    return np.maximum(np.sqrt(total / rows), max(LEAST, LEAST_SPREAD))
+    return np.maximum(np.sqrt(total / rows), LEAST)
 
 
 def _kinds(samples: Sequence[Sample], met: np.ndarray) -> Kinds:

@@ -39,6 +39,7 @@ from foreshock.sources.simulator.plan import (
 from foreshock.sources.simulator.quiet import quiet_state
 from foreshock.sources.simulator.scrape import scrape
 from foreshock.sources.simulator.system import SHOP, Call, Service, System
+from foreshock.sources.simulator.tracing import trace
 from foreshock.sources.simulator.trainticket import TRAINTICKET, TRAINTICKET_ALL
 
 BLOCK_ROWS = 2048  # rows made at once; part of the seed's meaning, so never change it lightly
@@ -168,7 +169,11 @@ def blocks(plan: Plan) -> Iterator[Frame]:
         state = quiet_state(plan, middle_s, rng)
         for _, fault in plan.faults_between(middle_s[0], middle_s[-1]):
             strike(state, plan.system.index[fault.service], fault, middle_s)
-        values = _MONITORING[plan.system.name](plan, state, flow(plan.system, state), middle_s, rng)
+        settled = flow(plan.system, state)
+        values = _MONITORING[plan.system.name](plan, state, settled, middle_s, rng)
+        if plan.system.traced:
+            own = np.random.default_rng([plan.seed, 17, number])  # the other columns don't hang on these
+            values = np.concatenate([values, trace(plan, state, settled, own)], axis=1)
         # A row is stamped with its end, as a scrape is: the row at t covers (t - step, t].
         stamps = plan.start_ns + np.round((first + 1 + np.arange(keep)) * plan.step_s * 1e9).astype(np.int64)
         labels = label(plan, middle_s[:keep])

@@ -17,22 +17,25 @@ from foreshock.frame import Frame, Kpi
 from foreshock.sources.simulator.faults import FAULTS, RAMPS, Fault
 from foreshock.sources.simulator.scrape import WINDOW_S
 from foreshock.sources.simulator.system import SESSION, Call, Service, System
+from foreshock.sources.simulator.tracing import TOOK, WAITED, WAITED_ALL
 
 FEWEST, MOST = 5, 60  # services
 STEPS_S = (5.0, 15.0, 30.0, 60.0)
 BUSIEST = 0.35  # share of its cores that a service needs in the busiest hour
+TRACED, CLIENTS = 0.4, 0.3  # chances of columns of calls between two services, and of all that one makes
+MOST_TRACED = 60  # columns of single calls
 CALLED_ENOUGH = 1.0  # calls a scrape's window from which a fault of calls can be seen
 OWN = ("cpu_contention", "cpu_throttling", "memory_leak", "memory_restarts", "service_crash")
 STORED = ("disk_pressure", "slow_query", "pool_exhaustion")
 INSIDE = ("network_delay", "packet_loss", "network_partition")
-# What a quantity may be called, and the factor to its unit.
+# What a quantity may be called, and the factor to its unit; below 0: of what is left of 1.
 CALLED: dict[str, tuple[tuple[str, float], ...]] = {
     "cpu": (("cpu_pct", 1.0), ("cpu_usage", 0.01), ("container_cpu_cores", 0.005), ("cpu", 10.0)),
     "memory": (("mem_mi", 1.0), ("memory_bytes", 2.0**20), ("rss_mib", 1.0), ("heap_used", 0.7)),
     "calls": (("workload_ops", 1.0), ("rps", 1.0), ("request_rate", 60.0), ("calls_per_s", 1.0)),
     "latency": (("latency_p90_s", 1.0), ("server_lat_p90_s", 1.0), ("duration_ms", 1e3),
                 ("response_p90", 1e3)),
-    "errors": (("error_share", 1.0), ("errors_pct", 100.0), ("http_5xx_share", 1.0)),
+    "errors": (("error_share", 1.0), ("errors_pct", 100.0), ("http_5xx_share", 1.0), ("success_pct", -100.0)),
     "network": (("net_tx_bytes", 1.0), ("network_receive_kib", 1 / 1024), ("rx_tx", 1e-3)),
 }  # fmt: skip
 LEFT_OUT = {
@@ -63,12 +66,30 @@ def invent(seed: int) -> System:
     services = _fast_enough(services, calls, timeout_s * float(rng.uniform(0.02, 0.15)))
     watched = tuple(names[i] for i in range(doors - 1, count) if i < doors or rng.random() < 0.92)
     every = style == "shop"
-    roots = _roots(names, names if every else list(watched), calls, rate, doors, stored)
+    seen = names if every else list(watched)
+    roots = _roots(names, seen, calls, rate, doors, stored)
+    traced = _traced(np.random.default_rng([seed, 18]), calls, seen)
     return System(
         services, calls, peak_ops, float(rng.uniform(2, 8)), timeout_s, float(rng.choice([0.0, 0.5, 1.0])),
         0.0 if every else float(rng.choice([0.0, 0.9])), 0.003, style, names[doors - 1],
-        () if every else watched, tuple(FAULTS), roots,
+        () if every else watched, traced, tuple(FAULTS), roots,
     )  # fmt: skip
+
+
+def _traced(
+    rng: np.random.Generator, calls: tuple[Call, ...], seen: list[str]
+) -> tuple[tuple[str, str, str], ...]:
+    """Calls with columns of their own, in some systems: between two services, and of all that one makes."""
+    out: list[tuple[str, str, str]] = []
+    if rng.random() < TRACED:
+        sides = ((WAITED,), (TOOK,), (WAITED, TOOK))[int(rng.choice(3, p=[0.35, 0.15, 0.5]))]
+        known = [call for call in calls if call.callee in seen and call.per_op > 0]
+        some = rng.permutation(len(known))[: MOST_TRACED // len(sides)]
+        out += [(side, known[i].caller, known[i].callee) for side in sides for i in sorted(some)]
+    if rng.random() < CLIENTS:
+        callers = dict.fromkeys(call.caller for call in calls if call.per_op > 0)
+        out += [(WAITED_ALL, name, "") for name in callers if name in seen]
+    return tuple(out)
 
 
 def _names(rng: np.random.Generator, count: int, doors: int, stored: int) -> list[str]:
@@ -175,10 +196,12 @@ def _roots(
     return {kind: tuple(found) for kind, found in places.items()}
 
 
-def draw_dense(
-    system: System, seed: int, rows: int, step_s: float, first_row: int = 256
-) -> tuple[Fault, ...]:
-    """Faults close to one another behind a quiet beginning, each kind in turn before any comes again."""
+def draw_dense(system: System, seed: int, rows: int, step_s: float, first_row: int) -> tuple[Fault, ...]:
+    """Faults close to one another behind a quiet beginning, each kind in turn before any comes again.
+
+    Args:
+        first_row: about where the first begins.
+    """
     rng = np.random.default_rng([seed, 12])
     out: list[Fault] = []
     kinds: list[str] = []
@@ -209,6 +232,10 @@ def monitored(frame: Frame, seed: int) -> Frame:
     columns, kpis = [], []
     for column, kpi in enumerate(frame.kpis):
         what, values = quantity_of(kpi), frame.values[:, column]
+        if what == "traced":
+            columns.append(values)
+            kpis.append(kpi)
+            continue
         if what == "calls" and has_network:
             noise = np.exp(0.2 * rng.standard_normal(len(values)))
             columns.append((values * noise + 0.1) * bytes_a_call * called["network"][1])
@@ -218,13 +245,15 @@ def monitored(frame: Frame, seed: int) -> Frame:
         word, factor = called[what]
         if kpi.service == "frontdoor":
             word = f"{word}_{kpi.metric}"
-        columns.append(values * factor)
+        columns.append(values * factor if factor > 0 else (values - 1) * factor)
         kpis.append(_named(kpi, word))
     return replace(frame, values=np.stack(columns, 1), kpis=tuple(kpis))
 
 
 def quantity_of(kpi: Kpi) -> str:
-    """Which of CALLED a simulated column is."""
+    """Which of CALLED a simulated column is, or "traced"."""
+    if kpi.metric.startswith((WAITED, TOOK, WAITED_ALL)):
+        return "traced"
     for what, part in (("cpu", "cpu"), ("memory", "mem"), ("calls", "workload"), ("errors", "error")):
         if part in kpi.metric:
             return what

@@ -83,7 +83,16 @@ def _kpis(system: System) -> tuple[Kpi, ...]:
     return (
         *(Kpi(f"{n}__{m}", n, m, unit) for n in names for m, unit in METRICS[system.name]),
         *(Kpi(f"frontdoor__{m}", "frontdoor", m, "s") for m in front),
+        *map(_traced, system.traced),
     )
+
+
+def _traced(call: tuple[str, str, str]) -> Kpi:
+    """A column of the calls from one service to another, called as a recording's are."""
+    metric, caller, callee = call
+    if not callee:  # of all calls that a service makes
+        return Kpi(f"{caller}__{metric}", caller, metric, "s")
+    return Kpi(f"{caller}_{callee}__{metric}", callee, f"{metric} of calls from {caller}", "s")
 
 
 def make_plan(

@@ -37,14 +37,14 @@ def scrape(plan: Plan, state: State, settled: Flow, at_s: np.ndarray, rng: np.ra
     cpu = _cpu(plan, state, seen, made[:, seen], at_s, rng)
     memory = _memory(plan, state, seen, at_s, rng)
     within = {i: _within(plan, state, settled, count, i, rng) for i in sorted({*seen, 1})}
-    (p90,) = _quantiles(count[:, seen], np.stack([within[i] for i in seen], axis=1), (0.9,), rng)
+    (p90,) = quantiles(count[:, seen], np.stack([within[i] for i in seen], axis=1), (0.9,), rng)
     p90[:, [name not in system.called for name in names]] = 0.0
     rate = count[:, seen] / window_s
     ragged = rng.random(rate.shape) < 0.1  # a scrape that came a little late
     rate = rate * np.where(ragged, 1 - 0.001 * rng.random(rate.shape), 1.0)
     values = np.stack([cpu, memory, rate, p90], axis=2)
     values[lost(plan, at_s, rng, single=0.0003, whole=0.0003)[:, seen]] = np.nan
-    front = _quantiles(count[:, :1], within[1][:, None], FRONT_QUANTILES[system.name], rng)
+    front = quantiles(count[:, :1], within[1][:, None], FRONT_QUANTILES[system.name], rng)
     return np.concatenate([values.reshape(rows, -1), *front], axis=1)
 
 
@@ -141,16 +141,16 @@ def _within(
     wobble = np.exp(0.35 * service.spread * rng.standard_normal(rows))
     if not service.router:
         worked = settled.took[:, i] * wobble
-        return _answered(worked, state.errors[:, i], service.spread, rng.random(rows) < service.hiccup)
+        return answered(worked, state.errors[:, i], service.spread, rng.random(rows) < service.hiccup)
     own, window_s = state.idle_s[:, i] + state.work_s[:, i], min(WINDOW_S, plan.step_s)
     total, weight = np.zeros((rows, len(EDGES_S))), np.zeros((rows, 1))
     for n, j, call in (c for c in system.asks[i] if c[2].per_op > 0):
         if system.services[j].router:
-            answered = _within(plan, state, settled, count, j, rng)
+            over = _within(plan, state, settled, count, j, rng)
         else:
             mean_s = (settled.took[:, j] + state.net_s[:, j] + own) * wobble
             pauses = rng.random(rows) < system.services[j].hiccup
-            answered = _answered(mean_s, state.errors[:, j], system.services[j].spread, pauses)
+            over = answered(mean_s, state.errors[:, j], system.services[j].spread, pauses)
         # Refused at once, or waited for in vain.
         refused = state.refused[:, j, None]
         heard = (1 - state.silent[:, j, None]) * (1 - state.unresolved[:, i, None])
@@ -158,12 +158,12 @@ def _within(
         reached = (1 - state.refused[:, j]) * (1 - state.silent[:, j])
         happened = np.where(reached > 0.5, count[:, j] / np.maximum(settled.calls[:, j] * window_s, 1e-12), 1)
         part = (usual * (0.05 + 0.95 * happened))[:, None]
-        total += part * heard * (refused * (EDGES_S >= 0.005) + (1 - refused) * answered)
+        total += part * heard * (refused * (EDGES_S >= 0.005) + (1 - refused) * over)
         weight += part
     return np.asarray(total / np.maximum(weight, 1e-12))
 
 
-def _answered(mean_s: np.ndarray, aborted: np.ndarray, spread: float, pauses: np.ndarray) -> np.ndarray:
+def answered(mean_s: np.ndarray, aborted: np.ndarray, spread: float, pauses: np.ndarray) -> np.ndarray:
     """(R, edges) share within each edge, of lognormal answers; half of them late in moments of pauses."""
     middle = np.log(np.maximum(mean_s / (1 - 0.97 * aborted), 1e-6)) - spread**2 / 2
     log = np.log(EDGES_S)
@@ -176,7 +176,7 @@ def _answered(mean_s: np.ndarray, aborted: np.ndarray, spread: float, pauses: np
     return share
 
 
-def _quantiles(
+def quantiles(
     count: np.ndarray, below: np.ndarray, wanted: tuple[float, ...], rng: np.random.Generator
 ) -> list[np.ndarray]:
     """For each wanted share (R, W) seconds, of `count` calls drawn into the buckets; NaN without calls.

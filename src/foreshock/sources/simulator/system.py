@@ -56,6 +56,7 @@ class System:
     name: str = "shop"
     entrance: str = ""  # the service a surge of traffic is named after; "" is services[0]
     watched: tuple[str, ...] = ()  # services that have KPI columns; () is all
+    traced: tuple[tuple[str, str, str], ...] = ()  # calls with columns of their own: metric, caller, callee
     kinds: tuple[str, ...] = ()  # kinds of fault that are drawn; () is all
     roots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # fault kind -> where it is drawn
 

@@ -1,0 +1,168 @@
+"""What is told of each KPI beside its evidence: where it stands, how it moves, and for how long.
+
+How far it is from its usual level, and from its level of lately; whether it fell silent; how rough it is from
+row to row; each as a running mean, so that what lasts counts more than what flickers. Pieces of any size give
+the same, and nothing later than a row tells of it.
+
+Not here: the evidence (vigil), figures of services (figures).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from foreshock.windows import fill_forward, rearranged
+
+NEWEST = (0.6, 0.15)  # what a row counts in the two running means of each signal; a slower one adds nothing
+# What is told of a KPI: "higher" and "lower" than its usual level, "risen" and "fallen" from that of lately.
+WAYS = ("louder_up", "louder_down", "higher", "lower", "risen", "fallen", "silent", "rougher")
+FORGET = 0.01  # what a row counts in the level of lately, and in the usual share of rows that are observed
+CLIP = 8.0  # usual spreads from the usual level beyond which a value counts no more in the level of lately
+FEW = 16  # rows up to which the level of lately is believed less
+MEAN_TO_SPREAD = 1.25  # a normal distribution's spread over its mean deviation
+STEPS = 5  # whose median tells how rough a KPI is: two of them may be an incident's begin and end
+ROUGHEST = 3.0  # about 20 times the usual
+
+
+class Signals:
+    """The signals of all KPIs, from row to row."""
+
+    def __init__(self) -> None:
+        self.silence, self.lately, self.roughness, self.lasting = Silence(), Lately(), Roughness(), Lasting()
+
+    def push(
+        self, evidence: np.ndarray, is_up: np.ndarray, values: np.ndarray, level: np.ndarray,
+        spread: np.ndarray, drifts: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """The signals of the next rows: (n, len(NEWEST), len(WAYS), K) float32, all 0 where all is as usual.
+
+        Args:
+            evidence: (n, K), 0 where not observed.
+            is_up: (n, K) bool, whether the value lies above what was expected.
+            values: (n, K), NaN where not observed.
+            level, spread: (n, K) what is usual, NaN or 0 where not known yet.
+            drifts: (K,) bool, KPIs whose level of lately says nothing, as they wander.
+        """
+        loud = np.log1p(np.maximum(evidence, 0))
+        lately = np.where(drifts, 0, self.lately.push(values, level, spread))
+        told = [
+            np.where(is_up, loud, 0), np.where(is_up, 0, loud), distance(values, level, spread), lately,
+            self.silence.push(np.isfinite(values)), self.roughness.push(values, spread),
+        ]  # fmt: skip
+        up, down, off, moved, silent, rough = np.moveaxis(
+            self.lasting.push(np.stack(told, 1).astype(np.float32)), 2, 0
+        )
+        parted = [np.maximum(way * one, 0) for one in (off, moved) for way in (1, -1)]
+        return np.stack([up, down, *parted, silent, rough], 2)
+
+    def take(self, columns: np.ndarray) -> None:
+        """Go on with these KPIs, by their column; -1 is one that was never observed."""
+        for part in (self.silence, self.lately, self.roughness, self.lasting):
+            part.take(columns)
+
+
+def distance(values: np.ndarray, level: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How far values stand from a level, signed, in doublings or so; 0 where not observed.
+
+    In units of spread and of the smaller of value and level: processors at 90 % in place of 1 % are farther
+    off than at 20 %, half is as far off as twice, and what is nearly 0 but noisy is not far off at all.
+    """
+    apart = values - level
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        size = np.log1p(np.abs(apart) / (np.minimum(np.abs(level), np.abs(values)) + spread))
+    return np.asarray(np.nan_to_num(np.sign(apart) * size, posinf=0, neginf=0))
+
+
+class Silence:
+    """How unusual it is that a KPI was not observed, by how often it was so far."""
+
+    def __init__(self) -> None:
+        self.usual: np.ndarray | None = None  # (K,) share of rows observed, the newest counting most
+
+    def push(self, seen: np.ndarray) -> np.ndarray:
+        """(n, K) bool → (n, K) 0..1."""
+        usual = np.zeros(seen.shape[1]) if self.usual is None else self.usual
+        out = np.empty(seen.shape)
+        for i, row in enumerate(seen):
+            out[i] = np.where(row, 0.0, usual)
+            usual = usual + FORGET * (row - usual)
+        self.usual = usual
+        return out
+
+    def take(self, columns: np.ndarray) -> None:
+        self.usual = None if self.usual is None else rearranged(self.usual, columns, 0)
+
+
+class Lately:
+    """How far a KPI stands from its level of about the last hundred rows, by its scatter in them.
+
+    What comes at night is far from the night's level, though not from the day's.
+    """
+
+    def __init__(self) -> None:
+        self.known: np.ndarray | None = None  # (3, K) mean, mean deviation from it, rows
+
+    def push(self, values: np.ndarray, level: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """(n, K) each → (n, K) as `distance`; the row itself is not in its own level."""
+        mean, strays, count = np.zeros((3, values.shape[1])) if self.known is None else self.known
+        low, high = level - CLIP * spread, level + CLIP * spread
+        seen, out = np.isfinite(values), np.empty(values.shape)
+        told = np.isfinite(low) & np.isfinite(high) & (spread > 0)
+        tame = np.where(told, np.clip(values, low, high), values)
+        for i, row in enumerate(values):
+            out[i] = distance(row, mean, MEAN_TO_SPREAD * strays) * np.minimum(count / FEW, 1)
+            weight = seen[i] * FORGET / (1 - (1 - FORGET) ** (count + 1))
+            apart = np.where(seen[i], tame[i] - mean, 0)
+            strays = strays + np.where(count > 0, weight * (np.abs(apart) - strays), 0)
+            mean, count = mean + weight * apart, count + seen[i]
+        self.known = np.stack([mean, strays, count])
+        return out
+
+    def take(self, columns: np.ndarray) -> None:
+        self.known = None if self.known is None else rearranged(self.known, columns, 0)
+
+
+class Roughness:
+    """How much a KPI jumps from row to row, whatever its level.
+
+    What is used by calls grows rougher as it grows, what something steady adds to it does not.
+    """
+
+    def __init__(self) -> None:
+        self.last: np.ndarray | None = None  # (STEPS, K) the newest observations
+
+    def push(self, values: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """(n, K) values, NaN where not observed, and their usual spread → (n, K) from 0 to ROUGHEST."""
+        last = np.full((STEPS, values.shape[1]), np.nan) if self.last is None else self.last
+        known = fill_forward(np.concatenate([last, values]).T).T
+        self.last = known[-STEPS:]
+        steps = np.nan_to_num(np.abs(np.diff(known, axis=0)))
+        middle = np.median(np.lib.stride_tricks.sliding_window_view(steps, STEPS, axis=0), axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.nan_to_num(np.where(middle > 0, middle / spread, 0))
+        return np.asarray(np.clip(np.log(np.maximum(size, 1)), 0, ROUGHEST))
+
+    def take(self, columns: np.ndarray) -> None:
+        self.last = None if self.last is None else rearranged(self.last, columns, np.nan)
+
+
+class Lasting:
+    """Running means, from row to row."""
+
+    def __init__(self) -> None:
+        self.last: np.ndarray | None = None  # (len(NEWEST), ...)
+
+    def push(self, rows: np.ndarray) -> np.ndarray:
+        """(n, ...) → (n, len(NEWEST), ...)."""
+        last = np.zeros((len(NEWEST), *rows.shape[1:]), rows.dtype) if self.last is None else self.last
+        weight = np.array(NEWEST, rows.dtype).reshape(-1, *([1] * (rows.ndim - 1)))
+        out = np.empty((len(rows), *last.shape), rows.dtype)
+        for i, row in enumerate(rows):
+            last = (1 - weight) * last + weight * row
+            out[i] = last
+        self.last = last
+        return out
+
+    def take(self, columns: np.ndarray) -> None:
+        """Of running means whose last axis is KPIs."""
+        self.last = None if self.last is None else rearranged(self.last, columns, 0)
