@@ -45,7 +45,7 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 OURS = "foreshock.json"
 FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
-FORMAT, READ = 3, (2, 3)  # 2 knew no hidden units
+FORMAT = 4
 AT_ONCE = 512  # rows whose services are told of, and weighed, at once
 _PREFIX = "base_model.model."
 
@@ -108,8 +108,10 @@ def load_adapter(folder: str | Path) -> Adapter:
             f"{path} has sha256 {found[:12]}…, {OURS} says {expected[:12]}…; it is cut short, or the files "
             "are of two adapters. Copy the whole folder again."
         )
-    if ours.get("format") not in READ:
-        raise WeightsError(f"{folder / OURS} has format {ours.get('format')!r}; this version reads {READ}.")
+    if ours.get("format") != FORMAT:
+        raise WeightsError(
+            f"{folder / OURS} has format {ours.get('format')!r}; this version reads {FORMAT}. Adapt again."
+        )
     try:
         stored = load_file(path)
         scale = float(config["lora_alpha"]) / int(config["r"])

@@ -104,19 +104,23 @@ class Lately:
 
     def push(self, values: np.ndarray, level: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """(n, K) each → (n, K) as `distance`; the row itself is not in its own level."""
-        mean, strays, count = np.zeros((3, values.shape[1])) if self.known is None else self.known
+        mean, strays, rows = np.zeros((3, values.shape[1])) if self.known is None else self.known
         low, high = level - CLIP * spread, level + CLIP * spread
-        seen, out = np.isfinite(values), np.empty(values.shape)
         told = np.isfinite(low) & np.isfinite(high) & (spread > 0)
-        tame = np.where(told, np.clip(values, low, high), values)
-        for i, row in enumerate(values):
-            out[i] = distance(row, mean, MEAN_TO_SPREAD * strays) * np.minimum(count / FEW, 1)
-            weight = seen[i] * FORGET / (1 - (1 - FORGET) ** (count + 1))
-            apart = np.where(seen[i], tame[i] - mean, 0)
-            strays = strays + np.where(count > 0, weight * (np.abs(apart) - strays), 0)
-            mean, count = mean + weight * apart, count + seen[i]
-        self.known = np.stack([mean, strays, count])
-        return out
+        seen = np.isfinite(values)
+        tame = np.where(seen, np.where(told, np.clip(values, low, high), values), 0)
+        count = rows + np.cumsum(seen, 0)
+        weight = np.where(seen, FORGET / (1 - (1 - FORGET) ** np.maximum(count, 1)), 0)
+        stray_weight = np.where(count > 1, weight, 0)  # the first value is its own level
+        means, spreads = np.empty((2, *values.shape))
+        for i, row in enumerate(tame):
+            means[i], spreads[i] = mean, strays
+            apart = row - mean
+            strays = strays + stray_weight[i] * (np.abs(apart) - strays)
+            mean = mean + weight[i] * apart
+        self.known = np.stack([mean, strays, count[-1]])
+        far = distance(values, means, MEAN_TO_SPREAD * spreads)
+        return np.asarray(far * np.minimum((count - seen) / FEW, 1))
 
     def take(self, columns: np.ndarray) -> None:
         self.known = None if self.known is None else rearranged(self.known, columns, 0)

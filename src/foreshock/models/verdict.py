@@ -421,16 +421,27 @@ def learn_roots(told: Origins, start: Roots, ridge: Ridge = UNTAUGHT) -> Roots:
         more, away = w[split:].reshape(count, -1), (w - first)[split:].reshape(count, -1)
         odds = (x @ w[:split])[:, :, None] + y @ more[:, :-1].T + more[:, -1] + z
         odds = odds.masked_fill(absent, -1e9) - size_of[:, None, None]
-        of_all = torch.nn.functional.softplus(odds.flatten(1).logsumexp(1))
-        of_right = odds.masked_fill(wrong, -1e9).flatten(1).logsumexp(1).masked_fill(calm, 0.0)
         pull = ridge.root * (w - first)[:split].square().sum() + ridge.own * away[:, :few].square().sum()
         pull = pull + ridge.others * away[:, few:-1].square().sum() + ridge.share * away[:, -1].square().sum()
-        return (weigh * (of_all - of_right)).sum() + pull / 2
+        return missed(odds, wrong, calm, weigh) + pull / 2
 
     found = descend(loss, first.numpy())
     prior[places[0]] = found[:split]
     by_kind[:, places[1]] = found[split:].reshape(count, -1)
     return replace(start, weight=prior, by_kind=by_kind)
+
+
+def missed(odds: Tensor, wrong: Tensor, calm: Tensor, weight: Tensor) -> Tensor:
+    """Log likelihood that is lacking to certainty, over rows by weight.
+
+    Args:
+        odds: (n, S, C) of each service and kind, against 0 for "all is calm".
+        wrong: (n, S, C) bool, all but what is right; of a row that is calm it says nothing.
+        calm, weight: (n,).
+    """
+    of_all = torch.nn.functional.softplus(odds.flatten(1).logsumexp(1))
+    of_right = odds.masked_fill(wrong, -1e9).flatten(1).logsumexp(1).masked_fill(calm, 0.0)
+    return (weight * (of_all - of_right)).sum()
 
 
 def _by_incident(incident: np.ndarray) -> np.ndarray:

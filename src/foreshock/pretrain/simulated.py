@@ -40,6 +40,7 @@ from foreshock.models.verdict import (
     blocks,
     learn_incidents,
     learn_kinds,
+    missed,
     untaught,
 )
 from foreshock.models.vigil import VigilDetector
@@ -186,13 +187,13 @@ def _learn_roots(samples: Sequence[Sample], start: Roots, passes: int, seed: int
         order = rng.permutation(len(parts))
         for at in range(0, len(parts), AT_ONCE):
             some = order[at : at + AT_ONCE]
-            missed = torch.stack([parts[i](shared, by_kind, inward, outward) for i in some]).sum()
+            lost = torch.stack([parts[i](shared, by_kind, inward, outward) for i in some]).sum()
             away = sum(
                 (one - origin).square().sum() for one, origin in zip((shared, by_kind), first, strict=True)
             )
             pull = DECAY / 2 * (away + inward.square().sum() + outward.square().sum())
             rule.zero_grad()
-            (missed / share / len(some) + pull).backward()
+            (lost / share / len(some) + pull).backward()
             rule.step()
             course.step()
     found = [one.detach().double().numpy() for one in weights]
@@ -207,24 +208,22 @@ def _part(one: Sample, spread: np.ndarray) -> Callable[[Tensor, Tensor, Tensor, 
     pairs = torch.from_numpy(blocks(one.columns, every, 2))
     more = torch.from_numpy(np.append(blocks(one.columns, every, 3), 3 * every))
     weight = torch.from_numpy(one.weight).float()
-    place, faulty = torch.from_numpy(one.root), torch.from_numpy(np.flatnonzero(one.incident >= 0))
-    kind = torch.from_numpy(one.kind)[faulty]
+    is_right = np.zeros((*seen.shape[:2], len(KINDS)), bool)
+    for row in np.flatnonzero(one.incident >= 0):
+        is_right[row, slice(None) if one.root[row] < 0 else one.root[row], one.kind[row]] = True
+    wrong, calm = torch.from_numpy(~is_right), torch.from_numpy(one.incident < 0)
     fewer = float(np.log(seen.shape[1]))
 
-    def missed(shared: Tensor, by_kind: Tensor, inward: Tensor, outward: Tensor) -> Tensor:
+    def missed_here(shared: Tensor, by_kind: Tensor, inward: Tensor, outward: Tensor) -> Tensor:
         way, inner = by_kind[:, more], inward[:, more]
         own, beside = shared[pairs[:few]], shared[pairs[few:]]
         # A service's figures, and how far they exceed those of all others, in one product with the rest.
         straight = way[:, :-1] + torch.cat([own + beside, -beside, torch.zeros_like(own)])
         odds = seen @ straight.T + way[:, -1] - fewer
         odds = odds + torch.relu(seen @ inner[:, :-1].T + inner[:, -1]) @ outward.T
-        of_all = torch.nn.functional.softplus(odds.flatten(1).logsumexp(1))
-        of_kind = odds[faulty].gather(2, kind[:, None, None].expand(-1, odds.shape[1], 1))[..., 0]
-        at_root = of_kind.gather(1, place[faulty].clamp(min=0)[:, None])[:, 0]
-        right = torch.where(place[faulty] >= 0, at_root, of_kind.logsumexp(1))
-        return (weight * of_all).sum() - (weight[faulty] * right).sum()
+        return missed(odds, wrong, calm, weight)
 
-    return missed
+    return missed_here
 
 
 def teach(
