@@ -45,7 +45,7 @@ class Ridge:
 # From nothing; and from what thousands of simulated incidents taught, where a few labels should correct what
 # they speak of, and not how other services take it. How high quiet rows go is best learned where they are:
 # docs/log.md, 2026-11-26 and 27.
-UNTAUGHT, TAUGHT = Ridge(), Ridge(root=100.0, own=100.0, others=1000.0, share=30.0, odds=5.0)
+UNTAUGHT, TAUGHT = Ridge(), Ridge(root=100.0, own=100.0, others=1000.0, share=30.0, odds=20.0)
 
 
 @dataclass(frozen=True, slots=True)
