@@ -15,7 +15,7 @@ import pytest
 from foreshock.alerts.alert import fault_type
 from foreshock.cli import run
 from foreshock.errors import ConfigError, OutputError, WeightsError
-from foreshock.frame import Frame
+from foreshock.frame import Frame, Kpi
 from foreshock.metrics import fault_spans
 from foreshock.models import copy_of, load_detector, naming, weights
 from foreshock.models.figures import figure_names, quantity, service_figure_names
@@ -356,6 +356,16 @@ def test_a_delay_shows_where_it_is_waited_for():
     assert waited > 3
     assert every > 1.5
     assert 0.6 < took < 1.6
+
+
+def test_quantities_are_told_by_words():
+    """What callers wait for, what a service waits for, and what it takes itself are three things."""
+    told = {
+        "src_p50": "awaited", "istio_request_duration_p90_source": "awaited", "dst_p50": "latency",
+        "client_lat_p90_s": "outgoing", "server_lat_p90_s": "latency", "resource_wait_duration": "latency",
+        "cpu_pct": "processor", "client_requests": "traffic",
+    }  # fmt: skip
+    assert {name: quantity(Kpi(name, "a", name)) for name in told} == told
 
 
 def test_what_never_arrives_takes_no_time():

@@ -26,7 +26,7 @@ QUANTITIES: dict[str, str] = {
     "error": r"err|fail|5xx|4xx|exception|abort",
     "success": r"success|availab|ready|healthy",
     "restart": r"restart|oom|kill",
-    "awaited": r"(src|source|caller).*(p\d\d|lat|dur)|(p\d\d|lat|dur).*(src|source|caller)",
+    "awaited": r"(?=.*(?<![a-z])(src|source|caller)).*(p\d\d|lat|dur)",
     "outgoing": r"(client|outgoing|egress|upstream).*(p\d\d|lat|dur)",
     "latency": r"lat|duration|response|p\d\d|delay|rtt|wait",
     "processor": r"cpu|core|throttl|(?<!work)load",
