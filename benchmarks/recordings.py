@@ -169,6 +169,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="detectors to run anew; the others' records are kept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    known = [name for name, *_ in detectors(quick=True)]
+    if unknown := [name for name in args.only or () if name not in known]:
+        parser.error(f"there is no detector {unknown[0]!r}; there are {', '.join(known)}")
     old = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     records = [r for r in old if args.only and r["detector"] not in args.only]
     order = {one: place for place, one in enumerate((t, n) for t in RECORDINGS for n, *_ in detectors(False))}

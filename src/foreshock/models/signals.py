@@ -141,7 +141,8 @@ class Roughness:
         known = fill_forward(np.concatenate([last, values]).T).T
         self.last = known[-STEPS:]
         steps = np.nan_to_num(np.abs(np.diff(known, axis=0)))
-        middle = np.median(np.lib.stride_tricks.sliding_window_view(steps, STEPS, axis=0), axis=-1)
+        windows = np.lib.stride_tricks.sliding_window_view(steps, STEPS, axis=0)
+        middle = np.partition(windows, STEPS // 2, axis=-1)[..., STEPS // 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.nan_to_num(np.where(middle > 0, middle / spread, 0))
         return np.asarray(np.clip(np.log(np.maximum(size, 1)), 0, ROUGHEST))

@@ -62,7 +62,8 @@ class Hidden:
     def odds(self, seen: np.ndarray) -> np.ndarray:
         """Figures `among_others` (n, S, 3 G) → log odds (n, S, C)."""
         inward, outward = self.inward.astype(seen.dtype), self.outward.astype(seen.dtype)
-        return np.asarray(np.maximum(seen @ inward[:, :-1].T + inward[:, -1], 0) @ outward.T)
+        met = seen.reshape(-1, seen.shape[-1]) @ inward[:, :-1].T + inward[:, -1]  # one product, not n
+        return np.asarray((np.maximum(met, 0) @ outward.T).reshape(*seen.shape[:-1], -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class Roots:
         pairs, more = beside_others(size), self.by_kind.astype(services.dtype)
         odds = (pairs @ self.weight.astype(services.dtype))[:, :, None]
         seen = among_others(size, pairs)
-        odds = odds + seen @ more[:, :-1].T + more[:, -1]
+        straight = seen.reshape(-1, seen.shape[-1]) @ more[:, :-1].T + more[:, -1]
+        odds = odds + straight.reshape(*seen.shape[:-1], -1)
         if self.hidden is not None:
             odds = odds + self.hidden.odds(seen)
         flat = odds.reshape(len(odds), -1)
