@@ -90,7 +90,7 @@ class Heard(PooledStream):
         self.heard: list[tuple[np.ndarray, ...]] = []
 
     def pool(self, *heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.heard.append(tuple(heard))
+        self.heard.append(heard)
         return super().pool(*heard)
 
 

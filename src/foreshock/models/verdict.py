@@ -62,8 +62,7 @@ class Hidden:
     def odds(self, seen: np.ndarray) -> np.ndarray:
         """Figures `among_others` (n, S, 3 G) → log odds (n, S, C)."""
         inward, outward = self.inward.astype(seen.dtype), self.outward.astype(seen.dtype)
-        met = seen.reshape(-1, seen.shape[-1]) @ inward[:, :-1].T + inward[:, -1]  # one product, not n
-        return np.asarray((np.maximum(met, 0) @ outward.T).reshape(*seen.shape[:-1], -1))
+        return product(np.maximum(product(seen, inward[:, :-1]) + inward[:, -1], 0), outward)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,7 @@ class Roots:
         pairs, more = beside_others(size), self.by_kind.astype(services.dtype)
         odds = (pairs @ self.weight.astype(services.dtype))[:, :, None]
         seen = among_others(size, pairs)
-        straight = seen.reshape(-1, seen.shape[-1]) @ more[:, :-1].T + more[:, -1]
-        odds = odds + straight.reshape(*seen.shape[:-1], -1)
+        odds = odds + (product(seen, more[:, :-1]) + more[:, -1])
         if self.hidden is not None:
             odds = odds + self.hidden.odds(seen)
         flat = odds.reshape(len(odds), -1)
@@ -306,6 +304,11 @@ def among_others(services: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     count = services.shape[2]
     mean = np.broadcast_to(services.mean(1, keepdims=True), services.shape)
     return np.concatenate([services, services - pairs[:, :, count:], mean], 2)
+
+
+def product(seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n, S, F) by weights (C, F) → (n, S, C), as one product in place of n."""
+    return np.asarray((seen.reshape(-1, seen.shape[-1]) @ weights.T).reshape(*seen.shape[:-1], -1))
 
 
 def around(services: np.ndarray, roots: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ PAGE_MI = 1 / 256
 PAUSE_S, PAUSE_SPREAD = 0.13, 0.8  # a collector's pause, a lock, a cold cache
 PASSED_ON = 0.7  # share of a caller's surplus that its callees see: the rest falls into other spans
 ABORT_S = 0.0015  # an aborted call comes back after this
+REFUSED_S = 0.005  # one that nobody takes is known to be lost within this
+WOBBLE = 0.35  # how much the mean of a row's answers strays, in spreads of single ones
 
 
 def scrape(plan: Plan, state: State, settled: Flow, at_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -138,7 +140,7 @@ def _within(
     rows = len(state.load)
     if service.name not in system.called:
         return np.ones((rows, len(EDGES_S)))
-    wobble = np.exp(0.35 * service.spread * rng.standard_normal(rows))
+    wobble = np.exp(WOBBLE * service.spread * rng.standard_normal(rows))
     if not service.router:
         worked = settled.took[:, i] * wobble
         return answered(worked, state.errors[:, i], service.spread, rng.random(rows) < service.hiccup)
@@ -151,16 +153,19 @@ def _within(
             mean_s = (settled.took[:, j] + state.net_s[:, j] + own) * wobble
             pauses = rng.random(rows) < system.services[j].hiccup
             over = answered(mean_s, state.errors[:, j], system.services[j].spread, pauses)
-        # Refused at once, or waited for in vain.
-        refused = state.refused[:, j, None]
         heard = (1 - state.silent[:, j, None]) * (1 - state.unresolved[:, i, None])
         usual = call.per_op * state.asks[:, n] * settled.calls[:, i]
         reached = (1 - state.refused[:, j]) * (1 - state.silent[:, j])
         happened = np.where(reached > 0.5, count[:, j] / np.maximum(settled.calls[:, j] * window_s, 1e-12), 1)
         part = (usual * (0.05 + 0.95 * happened))[:, None]
-        total += part * heard * (refused * (EDGES_S >= 0.005) + (1 - refused) * over)
+        total += part * heard * or_refused(over, state.refused[:, j])
         weight += part
     return np.asarray(total / np.maximum(weight, 1e-12))
+
+
+def or_refused(over: np.ndarray, refused: np.ndarray) -> np.ndarray:
+    """(R, edges) share within each edge, where some (R,) are refused at once, the rest over as told."""
+    return np.asarray(refused[:, None] * (EDGES_S >= REFUSED_S) + (1 - refused[:, None]) * over)
 
 
 def answered(mean_s: np.ndarray, aborted: np.ndarray, spread: float, pauses: np.ndarray) -> np.ndarray:

@@ -11,12 +11,11 @@ import numpy as np
 from foreshock.sources.simulator.faults import State
 from foreshock.sources.simulator.flow import Flow
 from foreshock.sources.simulator.plan import Plan
-from foreshock.sources.simulator.scrape import EDGES_S, WINDOW_S, answered, quantiles
+from foreshock.sources.simulator.scrape import WINDOW_S, WOBBLE, answered, or_refused, quantiles
 
 WAITED, TOOK = "src_p50", "dst_p50"
 WAITED_ALL = "client_lat_p90_s"  # of all calls that a service makes
 SHARE = {WAITED: 0.5, TOOK: 0.5, WAITED_ALL: 0.9}
-REFUSED_S = 0.005
 
 
 def trace(plan: Plan, state: State, settled: Flow, rng: np.random.Generator) -> np.ndarray:
@@ -52,10 +51,8 @@ def _within(
     """(R, edges) share of the calls to service `j` that are over within each edge."""
     service = plan.system.services[j]
     mean_s = settled.took[:, j] + (0 if metric == TOOK else state.net_s[:, j])
-    mean_s = mean_s * np.exp(0.35 * service.spread * rng.standard_normal(len(mean_s)))
+    mean_s = mean_s * np.exp(WOBBLE * service.spread * rng.standard_normal(len(mean_s)))
     share = answered(mean_s, state.errors[:, j], service.spread, rng.random(len(mean_s)) < service.hiccup)
     if metric == TOOK:
         return share
-    refused = state.refused[:, j, None]
-    share = refused * (EDGES_S >= REFUSED_S) + (1 - refused) * share
-    return np.asarray((1 - state.silent[:, j, None]) * share)
+    return np.asarray((1 - state.silent[:, j, None]) * or_refused(share, state.refused[:, j]))
