@@ -17,7 +17,7 @@ KPIS = ("cpu", "latency", "memory")
 
 
 def value(service: str, kpi: str, at: float) -> float:
-    """Quiet noise around 1, the same whenever it is asked for."""
+    """Quiet noise around 1, by seconds since the server began: the same in every run."""
     seed = math.sin(at * 12.9898 + 78.233 * (SERVICES.index(service) * 7 + KPIS.index(kpi))) * 43758.5453
     return 1.0 + 0.1 * (seed - math.floor(seed) - 0.5)
 
@@ -36,6 +36,7 @@ class Fake:
     late_s: float = 0.0  # a sample of pay can be had so long after its time; until then the one before it
     asked: list[dict[str, str]] = field(default_factory=list)
     auth: list[str] = field(default_factory=list)
+    began_s: int = field(default_factory=lambda: int(time.time()))
 
     def __enter__(self) -> Fake:
         fake = self
@@ -134,4 +135,4 @@ class Fake:
 
     def told(self, service: str, kpi: str, at: float) -> float:
         is_off = service == "pay" and any(start <= at < end for start, end in self.faults)
-        return value(service, kpi, at) * (6 if is_off else 1)
+        return value(service, kpi, at - self.began_s) * (6 if is_off else 1)

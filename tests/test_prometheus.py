@@ -41,7 +41,7 @@ def test_a_range_becomes_a_frame():
     assert sorted(frame.services) == list(SERVICES)
     np.testing.assert_array_equal(frame.time_ns, np.array(slots) * 10**9)
     for i, kpi in enumerate(frame.kpis):
-        want = [value(kpi.service, kpi.metric, float(at)) for at in slots]
+        want = [value(kpi.service, kpi.metric, float(at) - fake.began_s) for at in slots]
         np.testing.assert_allclose(frame.values[:, i], want, rtol=1e-6)
 
 
