@@ -20,6 +20,7 @@ from typing import Any
 
 from foreshock.errors import OutputError, WeightsError
 from foreshock.models import weights
+from foreshock.models.bidirectional import BidirectionalDetector
 from foreshock.models.lora import AdaptedDetector, AdaptedStream, base_sha256
 from foreshock.models.recognise import Recogniser
 from foreshock.models.verdict import Verdict
@@ -126,6 +127,8 @@ def naming(detector: Any) -> Any:
     Raises:
         WeightsError: the verdict is damaged, or not of these weights.
     """
+    if isinstance(detector, BidirectionalDetector):
+        return BidirectionalDetector(naming(detector.forward))
     if not isinstance(detector, VigilDetector) or isinstance(detector, AdaptedDetector | NamingDetector):
         return detector
     model = detector.facts.get("model")

@@ -6,7 +6,8 @@ Offline: each patch is hidden in turn and expected from both sides. Published: n
 squared error is the score, as in the paper (Goswami et al. 2024); kept for comparison, it is close to a
 rolling variance.
 
-Not here: the network (moment), what makes an error surprising (evidence), the pooling (scores).
+Not here: the network (moment), what makes an error surprising (evidence), the pooling (scores), recognition
+both ways (bidirectional).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
+from foreshock.models.bidirectional import BidirectionalDetector
 from foreshock.models.evidence import (
     EvidenceDetector,
     EvidenceOptions,
@@ -84,7 +86,7 @@ def moment_detector(
     causal: bool = True,
     recognise: bool = True,
     **options: Any,
-) -> EvidenceDetector | VigilDetector:
+) -> EvidenceDetector | VigilDetector | BidirectionalDetector:
     """The default detector: recognition, where the checkpoint has heads for it (`nano` has).
 
     Other checkpoints, MOMENT-1 among them, are asked what they expect of the next block, and the answer
@@ -92,7 +94,7 @@ def moment_detector(
 
     Args:
         model: `nano`, a folder, a hub name, or a loaded network.
-        causal: False hides each patch in turn and reads both sides.
+        causal: False looks both ways: two passes with recognition; without, each patch is hidden in turn.
         recognise: False leaves the heads of recognition aside.
         options: fields of VigilOptions with recognition, of EvidenceOptions without.
 
@@ -105,7 +107,7 @@ def moment_detector(
         network = cast(Moment, model.backbone)
     else:
         network = model if isinstance(model, Moment) else load_moment(str(model), precision=precision)
-    if not isinstance(model, Moment | Recogniser) and recognise and causal:
+    if not isinstance(model, Moment | Recogniser) and recognise:
         recogniser = load_recogniser(find(str(model)), network)
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     settings = EvidenceOptions(**options) if recogniser is None else VigilOptions(**options)
@@ -125,7 +127,8 @@ def moment_detector(
     if recogniser is not None and isinstance(settings, VigilOptions):
         if not isinstance(model, nn.Module):
             facts["heads_sha256"] = sha256(find(str(model)) / HEADS_NAME)
-        return VigilDetector(name, recogniser, settings, facts)
+        detector = VigilDetector(name, recogniser, settings, facts)
+        return detector if causal else BidirectionalDetector(detector)
     assert isinstance(settings, EvidenceOptions)
     expectation = MomentExpectation(network, settings.length)
     if causal:

@@ -1,0 +1,101 @@
+"""Both ways in time: what it sees that one way does not, and what it must not change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foreshock.errors import ConfigError
+from foreshock.frame import Frame, Kpi
+from foreshock.hindsight import mirrored
+from foreshock.models import load_detector, naming
+from foreshock.models.bidirectional import WIDTHS, BidirectionalDetector, around
+
+KPIS = tuple(Kpi(f"{s}__{m}", s, m) for s in ("web", "cart", "payment") for m in ("cpu_pct", "latency_p90_s"))
+WIDEST = max(WIDTHS)
+
+
+def recording(rows: int, seed: int = 0) -> Frame:
+    values = np.random.default_rng(seed).lognormal(0, 0.1, (rows, len(KPIS)))
+    return Frame(np.arange(rows) * 60_000_000_000, values, KPIS, 60.0)
+
+
+@pytest.fixture(scope="module")
+def detector() -> BidirectionalDetector:
+    made = load_detector("foreshock", causal=False)
+    assert isinstance(made, BidirectionalDetector)
+    return made
+
+
+def test_the_first_rows_have_a_past(detector):
+    """A fault in rows 4 to 8: nobody who looks back only can know what is usual."""
+    frame = recording(400)
+    frame.values[4:9, 2] *= 8
+    scores, forward = detector.score(frame), load_detector("foreshock").score(frame)
+    quiet = scores.system[9 + WIDEST :].max()
+    assert scores.system[4:9].min() > 2 * quiet
+    assert forward.system[4:9].max() < forward.system[9:].max()
+    assert scores.services[6].argmax() == 1
+    assert scores.kpis[6].argmax() == 2
+    assert not scores.causal
+
+
+def test_time_may_run_either_way(detector):
+    """The mirrored recording has the mirrored scores."""
+    frame = recording(200)
+    frame.values[90:99, 3] += 2
+    scores, turned = detector.score(frame), detector.score(mirrored(frame))
+    for name in ("kpis", "services", "system"):
+        np.testing.assert_allclose(getattr(scores, name), getattr(turned, name)[::-1], rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_not_observed_stays_so(detector):
+    frame = recording(120)
+    frame.values[30:40, 1] = np.nan
+    frame.values[50, :] = np.nan
+    scores = detector.score(frame)
+    np.testing.assert_array_equal(np.isnan(scores.kpis), np.isnan(frame.values))
+    np.testing.assert_array_equal(np.isnan(scores.system), np.isnan(frame.values).all(1))
+    assert np.nanmin(scores.kpis) >= 0
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_short_recordings(detector, rows):
+    scores = detector.score(recording(rows))
+    assert scores.system.shape == (rows,)
+    assert np.isfinite(scores.system).all()
+
+
+def test_neighbours_are_those_on_the_clock():
+    """A row speaks for the next ones, not for those behind a gap."""
+    scores = np.array([0.0, 0.0, 8.0, 0.0, 0.0])
+    near, apart = around(scores, np.arange(5)), around(scores, np.array([0, 1, 2, 1000, 1001]))
+    assert near[2] == near.max()
+    np.testing.assert_allclose(near, near[::-1])
+    assert (apart[3:] == 0).all()
+    assert apart[1] > 0
+    np.testing.assert_allclose(around(np.full((50, 2), 3.0), np.arange(50)), 3.0)
+
+
+def test_kinds_are_those_of_the_forward_pass(detector):
+    frame = recording(100)
+    scores = naming(detector).score(frame)
+    forward = naming(load_detector("foreshock")).score(frame)
+    assert scores.kind_names == forward.kind_names != ()
+    np.testing.assert_array_equal(scores.kinds, forward.kinds)
+    np.testing.assert_array_equal(scores.system, detector.score(frame).system)
+
+
+def test_nothing_live_looks_both_ways(detector):
+    with pytest.raises(ConfigError, match="can't stream; leave out --offline"):
+        detector.stream()
+    about = detector.describe()
+    assert about["causal"] is False
+    assert about["weights_sha256"]
+
+
+def test_random_weights_can_look_both_ways():
+    """The comparison that every table has."""
+    made = load_detector("untrained", causal=False)
+    assert isinstance(made, BidirectionalDetector)
+    assert made.describe()["model"] == "nano's shape, random weights"
