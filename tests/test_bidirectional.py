@@ -9,10 +9,10 @@ from foreshock.errors import ConfigError
 from foreshock.frame import Frame, Kpi
 from foreshock.hindsight import mirrored
 from foreshock.models import load_detector, naming
-from foreshock.models.bidirectional import WIDTHS, BidirectionalDetector, around
+from foreshock.models.bidirectional import BidirectionalDetector, around, reach_of
 
 KPIS = tuple(Kpi(f"{s}__{m}", s, m) for s in ("web", "cart", "payment") for m in ("cpu_pct", "latency_p90_s"))
-WIDEST = max(WIDTHS)
+WIDEST = reach_of(60.0)
 
 
 def recording(rows: int, seed: int = 0) -> Frame:
@@ -69,12 +69,11 @@ def test_short_recordings(detector, rows):
 def test_neighbours_are_those_on_the_clock():
     """A row speaks for the next ones, not for those behind a gap."""
     scores = np.array([0.0, 0.0, 8.0, 0.0, 0.0])
-    near, apart = around(scores, np.arange(5)), around(scores, np.array([0, 1, 2, 1000, 1001]))
-    assert near[2] == near.max()
-    np.testing.assert_allclose(near, near[::-1])
+    near, apart = around(scores, np.arange(5), 2), around(scores, np.array([0, 1, 2, 1000, 1001]), 2)
+    np.testing.assert_allclose(near, 8 / np.array([3, 4, 5, 4, 3]))
     assert (apart[3:] == 0).all()
     assert apart[1] > 0
-    np.testing.assert_allclose(around(np.full((50, 2), 3.0), np.arange(50)), 3.0)
+    np.testing.assert_allclose(around(np.full((50, 2), 3.0), np.arange(50), 4), 3.0)
 
 
 def test_kinds_are_those_of_the_forward_pass(detector):
