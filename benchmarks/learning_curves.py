@@ -6,7 +6,9 @@
 Recordings are those of benchmarks/labelled.py: simulated Train Ticket, judged on another seed and at roots
 that were never taught; with --data (it holds `nezha/`) the recorded days, split in time. A shot is a window
 of 32 rows (8 of the recorded days) that somebody judged. Windows of one incident never stand on both sides.
-Of a simulated recording fewer shots have the beginning of what more have.
+Of a simulated recording fewer shots have the beginning of what more have. "of 500" in a detector's name: the
+shots are drawn from a recording of 500 windows, as `foreshock adapt --shots` draws them from a long one, so
+that they are of more incidents.
 
 What a network sees of a recording lies in --cache, also what an adapted one sees: where only the verdict on
 it changed, measuring anew (to another --out) takes seconds a job.
@@ -66,6 +68,7 @@ ZERO, PROBE, LORA, WHOLE = (
     "foreshock, LoRA",
     "foreshock, whole network",
 )
+SPREAD, FROM = ", of 500", 500  # what is added to the name where shots are drawn from so many windows
 HEARD = ("evidence", "chances", "is_up", "values", "level", "spread")  # as `PooledStream.pool` takes them
 
 
@@ -310,11 +313,13 @@ def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple
     rounds += [(forest, [100]), (boosted, [100]), ("LSTM", [100]), (boosted, [500, 1000])]
     rounds += [(LORA, [100]), (forest, [500]), (PROBE, [500]), (forest, [1000]), (LORA, [10])]
     rounds += [(wide, [100]), (LORA, [500]), ("LSTM", [500]), (WHOLE, [10, 100]), (PROBE, [1000])]
+    rounds += [(PROBE + SPREAD, [50, 100])]
+    rounds += [(name + SPREAD, [100]) for name in (boosted, forest, "LSTM")]
     rounds += [(name, [50, 10]) for name in (boosted, forest, "LSTM")]
     rounds += [(WHOLE, [500]), ("LSTM", [1000]), (wide, [500, 50, 10, 1000])]
     rounds += [(name, [count]) for count in (50, 1000) for name in (LORA, WHOLE)]
     for detector, counts in rounds:
-        for name in names:
+        for name in names if SPREAD not in detector else {SIMULATED}.intersection(names):
             for seed in seeds if detector != ZERO or name == SIMULATED else seeds[:1]:
                 for count in counts:
                     if count in shots and (name == SIMULATED or count <= 100):
@@ -375,6 +380,7 @@ def measure(
     name: str, detector: str, seed: int, shots: int, looks: Looks, data: Path | None
 ) -> dict[str, Any]:
     task = _task(name, seed, data)
+    detector, spread, _ = detector.partition(SPREAD)
     whose = f"{name}-{seed if name == SIMULATED else 0}".replace(" ", "-")
     judged = unseen(task.judged)
     if detector not in few_baselines.BASELINES:
@@ -385,16 +391,21 @@ def measure(
         return by_verdict(task, looks.known, judged)  # it names, and finds nothing by itself
     if name == SIMULATED:
         # One look serves all that are shorter.
-        most, rows = (labelled.QUIET_ROWS + n * SHOT_ROWS for n in (100 if shots <= 100 else shots, shots))
+        windows = FROM if spread else shots
+        at_most = 100 if windows <= 100 else windows
+        most, rows = (labelled.QUIET_ROWS + n * SHOT_ROWS for n in (at_most, windows))
         longest = task.teaching.rows(slice(0, most))
         task = replace(task, teaching=task.teaching.rows(slice(0, rows)))
-        if detector in few_baselines.BASELINES and shots > 100:
+        if detector in few_baselines.BASELINES and windows > 100 and not spread:
             taught = unseen(task.teaching)
         else:
             taught = first_rows(looks.of(longest, f"{whose}-taught-{most}"), rows)
     else:
         taught = looks.of(task.teaching, f"{whose}-taught")
-    drawn = draw_shots([taught], shots, task.shot_rows, seed)
+    looks_bad = None if looks.known is None or not taught.columns.size else [
+        judging.suspicion(taught, looks.known)
+    ]  # fmt: skip
+    drawn = draw_shots([taught], shots, task.shot_rows, seed, suspicion=looks_bad)
     told = {
         "shots_drawn": len(drawn),
         "incidents": len({i for i in judging.incidents([taught], drawn)[0] if i >= 0}),

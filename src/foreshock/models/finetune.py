@@ -21,7 +21,7 @@ from typing import Any
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models import lora
-from foreshock.models.judging import count_incidents, judge, look
+from foreshock.models.judging import count_incidents, judge, look, suspicion
 from foreshock.models.known import load_known
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
@@ -68,7 +68,8 @@ def finetune(
     known = load_known(model)
     before = None if known is None else known.verdict
     lessons = [look(one, base.recogniser, base.options) for one in frames]
-    shots = draw_shots(lessons, options.shots, base.options.block, options.seed, options.validate)
+    looks = None if before is None else [suspicion(lesson, before) for lesson in lessons]
+    shots = draw_shots(lessons, options.shots, base.options.block, options.seed, options.validate, looks)
     run = Run(trained, lessons, shots, options, out, digest, on_step, group)
     run.resume()
     if count_incidents(lessons, shots) >= options.least_incidents:

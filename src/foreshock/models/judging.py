@@ -74,6 +74,11 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
     )  # fmt: skip
 
 
+def suspicion(lesson: Lesson, verdict: Verdict) -> np.ndarray:
+    """(T,) log odds by which a verdict takes each row for faulty, whatever its labels say."""
+    return _odds(lesson, np.arange(len(lesson.system)), verdict)
+
+
 def judge(
     lessons: Sequence[Lesson], shots: Sequence[Shot], least_incidents: int = LEAST_INCIDENTS,
     known: Verdict | None = None,
@@ -349,13 +354,18 @@ def crossed(material: Material) -> np.ndarray:
 
 def _read(material: Material, rows: np.ndarray, verdict: Verdict) -> np.ndarray:
     """Log odds of some labelled rows."""
-    found = []
-    for i, lesson in enumerate(material.lessons):
-        own = material.row[rows[material.lesson[rows] == i]]
-        here = verdict.narrow(lesson.columns)
-        for some in (own[at : at + AT_ONCE] for at in range(0, len(own), AT_ONCE)):
-            found.append(here.read(lesson.figures[some], lesson.services[some])[0])
-    return np.concatenate(found)
+    owned = [material.row[rows[material.lesson[rows] == i]] for i in range(len(material.lessons))]
+    return np.concatenate(
+        [_odds(one, own, verdict) for one, own in zip(material.lessons, owned, strict=True)]
+    )
+
+
+def _odds(lesson: Lesson, rows: np.ndarray, verdict: Verdict) -> np.ndarray:
+    """Log odds of some rows."""
+    here = verdict.narrow(lesson.columns)
+    parts = (rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE))
+    found = [here.read(lesson.figures[some], lesson.services[some])[0] for some in parts]
+    return np.concatenate([np.zeros(0), *found])
 
 
 def folds(incident: np.ndarray) -> np.ndarray:

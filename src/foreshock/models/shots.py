@@ -1,8 +1,8 @@
 """Which windows of a recording teach: rows as labels judge them, and a draw of few of them.
 
 A shot is a window of `VigilOptions.block` rows that somebody judged: half of them hold a fault, half are
-quiet, and of the quiet ones half are those that look worst to zero-shot scoring. The latest incidents
-validate, whole ones, so that no window of an incident stands on both sides.
+quiet, and of the quiet ones most are those that look worst before any label: what is known already is not
+worth a label. The latest incidents validate, whole ones, so that no window of an incident stands on both sides.
 
 Not here: what the network reads of a shot (series), what is learned from it (training, judging).
 """
@@ -19,6 +19,8 @@ from foreshock.frame import Frame, Labels
 from foreshock.windows import PATCH
 
 IGNORED, QUIET, FAULTY = -1, 0, 1
+HARD = 0.2  # of the quiet windows, by how bad they look, from which
+MOSTLY = 0.8  # of the quiet shots are drawn; docs/log.md, 2026-11-27
 
 
 def with_spans(frame: Frame, spans: Sequence[tuple[int, int, str, str]]) -> Frame:
@@ -104,14 +106,20 @@ class Shot:
 
 
 def draw_shots(
-    lessons: Sequence[Lesson], count: int, block: int, seed: int = 0, validate: float = 0.25
-) -> list[Shot]:
+    lessons: Sequence[Lesson], count: int, block: int, seed: int = 0, validate: float = 0.25,
+    suspicion: Sequence[np.ndarray] | None = None,
+) -> list[Shot]:  # fmt: skip
     """Which windows are learned from: incidents in turn, hard quiet windows beside any quiet ones.
+
+    Args:
+        suspicion: (T,) of each lesson, higher where rows look bad before any label; the zero-shot score
+            unless given.
 
     Raises:
         FrameError: fewer shots than kinds of faults and quiet, or no window of a kind.
     """
     rng = np.random.default_rng([seed, 7])
+    looks = [lesson.system for lesson in lessons] if suspicion is None else suspicion
     faulty: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     quiet: list[tuple[float, int, int, int]] = []
     kinds: set[str] = set()
@@ -126,7 +134,7 @@ def draw_shots(
                 kinds.add(str(labels.fault_type[row]))
                 faulty.setdefault((number, int(labels.fault_id[row])), []).append((number, start, end))
             elif (truth == QUIET).mean() >= 0.5:
-                quiet.append((float(lesson.system[start:end].max()), number, start, end))
+                quiet.append((float(looks[number][start:end].max()), number, start, end))
     if not faulty or not quiet:
         raise FrameError(
             f"there are {len(faulty)} incidents and {len(quiet)} quiet windows of {block} rows; an adapter "
@@ -142,8 +150,9 @@ def draw_shots(
     every = sum(len(some) for some in faulty.values())
     quiet_count = min(len(quiet), count - len(taken))
     quiet.sort(reverse=True)
-    hard, rest = quiet[: max(1, len(quiet) // 5)], quiet[max(1, len(quiet) // 5) :]
-    hard_count = min(len(hard), quiet_count - min(len(rest), quiet_count // 2))
+    few = max(1, round(HARD * len(quiet)))
+    hard, rest = quiet[:few], quiet[few:]
+    hard_count = min(len(hard), quiet_count - min(len(rest), round((1 - MOSTLY) * quiet_count)))
     rest_count = min(len(rest), quiet_count - hard_count)
     shots = [(place, True, every / len(taken)) for place in taken]
     for pool, some in ((hard, hard_count), (rest, rest_count)):
