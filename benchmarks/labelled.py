@@ -79,15 +79,8 @@ def judging(seed: int, rows: int = JUDGED_ROWS) -> Frame:
     return simulator.simulate(seed, rows, STEP_S, _faults(seed, rows, is_teaching=False), system=TRAINTICKET)
 
 
-def unlabelled(seed: int, rows: int = JUDGED_ROWS) -> Frame:
-    """48 hours that nobody looked at: faults as rare as in a judging recording, at roots that may be taught."""
-    faults = _faults(seed, rows, is_teaching=False, is_taught=True)
-    return simulator.simulate(seed, rows, STEP_S, faults, system=TRAINTICKET).without_labels()
-
-
-def _faults(seed: int, rows: int, is_teaching: bool, is_taught: bool = False) -> tuple[Fault, ...]:
+def _faults(seed: int, rows: int, is_teaching: bool) -> tuple[Fault, ...]:
     """Each kind in turn before any comes again, sizes and lengths as the simulator draws them."""
-    is_taught = is_taught or is_teaching  # which places
     rng = np.random.default_rng([seed, 77])
     out: list[Fault] = []
     kinds: list[str] = []
@@ -97,7 +90,7 @@ def _faults(seed: int, rows: int, is_teaching: bool, is_taught: bool = False) ->
         kind = kinds.pop()
         places = TRAINTICKET.roots.get(kind, (TRAINTICKET.entrance,))
         if kind in TRAINTICKET.roots:
-            places = tuple(name for name in places if (name in UNSEEN) != is_taught)
+            places = tuple(name for name in places if (name in UNSEEN) != is_teaching)
         service = places[int(rng.integers(len(places)))]
         lasts = rng.uniform(2400, 4800) if kind in RAMPS else rng.uniform(300, 1200)
         size, onset, recovery = rng.uniform(0.6, 1.1), rng.uniform(20, 80), rng.uniform(60, 120)

@@ -52,7 +52,7 @@ class BidirectionalDetector:
         ahead = self.forward.score(frame)
         back = self.forward.score(mirrored(frame))
         slots, reach = to_grid(frame.time_ns, frame.step_s).slots, reach_of(frame.step_s)
-        both = {
+        both: dict[str, Any] = {
             name: around((getattr(ahead, name) + getattr(back, name)[::-1]) / 2, slots, reach)
             for name in ("kpis", "services", "system")
         }

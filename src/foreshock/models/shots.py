@@ -2,7 +2,8 @@
 
 A shot is a window of `VigilOptions.block` rows that somebody judged: half of them hold a fault, half are
 quiet, and of the quiet ones most are those that look worst before any label: what is known already is not
-worth a label. The latest incidents validate, whole ones, so that no window of an incident stands on both sides.
+worth a label. The latest incidents validate, whole ones, so that no window of an incident stands on both
+sides.
 
 Not here: what the network reads of a shot (series), what is learned from it (training, judging).
 """
