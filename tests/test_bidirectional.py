@@ -78,7 +78,9 @@ def test_neighbours_are_those_on_the_clock():
 
 def test_kinds_are_those_of_the_forward_pass(detector):
     frame = recording(100)
-    scores = naming(detector).score(frame)
+    named = naming(detector)
+    scores = named.score(frame)
+    assert named.verdict.named(scores.kinds[10:20])[1] > 0
     forward = naming(load_detector("foreshock")).score(frame)
     assert scores.kind_names == forward.kind_names != ()
     np.testing.assert_array_equal(scores.kinds, forward.kinds)

@@ -39,6 +39,11 @@ class BidirectionalDetector:
     def facts(self) -> dict[str, Any]:
         return self.forward.facts
 
+    @property
+    def verdict(self) -> Any:
+        """What names kinds, where the forward pass does."""
+        return getattr(self.forward, "verdict", None)
+
     def stream(self) -> VigilStream:
         """
         Raises:
