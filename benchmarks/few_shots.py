@@ -24,7 +24,8 @@ SIMULATED = "simulated Train Ticket"
 ZERO, PROBE, LORA, WHOLE = (
     f"foreshock, {name}" for name in ("zero-shot", "linear probe", "LoRA", "whole network")
 )
-OURS = (PROBE, LORA, WHOLE)
+SPREAD = ", of 500"  # behind the names of those whose windows were drawn from a longer recording
+OURS = (PROBE, LORA, WHOLE, PROBE + SPREAD)
 FEW = 100  # labelled windows that the label efficiency starts from
 TOLD_AT = (0, 100, 500)  # labelled windows whose confusions are shown
 LEVELS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -147,6 +148,7 @@ def efficiency(records: Sequence[Record]) -> list[str]:
     """How many labels the best baseline needs for what each way of ours reaches with few."""
     found = groups(records)
     names = [n for n in dict.fromkeys(r["detector"] for r in records) if not n.startswith("foreshock")]
+    names = [n for n in names if not n.endswith(SPREAD)]  # they have the whole recordings at 500 windows
     rows = []
     for ours in OURS:
         for r in found.get((ours, FEW), []):
@@ -194,7 +196,12 @@ def paired(records: Sequence[Record]) -> list[str]:
         for (detector, shots), ours in found.items():
             if detector not in OURS:
                 continue
-            against = [(d, g) for (d, s), g in found.items() if s == shots and not d.startswith("foreshock")]
+            is_spread = detector.endswith(SPREAD)
+            against = [
+                (d, g)
+                for (d, s), g in found.items()
+                if s == shots and not d.startswith("foreshock") and d.endswith(SPREAD) == is_spread
+            ]
             if zero:
                 other = [zero.get(r["seed"], zero[min(zero)]) | {"seed": r["seed"]} for r in ours]
                 against.append((ZERO, other))
@@ -370,6 +377,7 @@ def picture() -> Figure:
     axes = figure.add_subplot()
     colours = [LIGHT.value, LIGHT.alarm, LIGHT.known, LIGHT.limit, LIGHT.expected, LIGHT.muted, LIGHT.ink]
     names = [name for name in points(records) if name != ZERO]
+    names = [name for name in names if name in OURS or not name.endswith(SPREAD)]
     for number, name in enumerate(names):
         line, colour = points(records)[name], colours[number % len(colours)]
         style = "-" if name in OURS else "--"

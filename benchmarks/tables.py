@@ -11,7 +11,7 @@ from typing import Any
 from records import Record, read
 
 from foreshock.evaluate import audit_table, leaderboard, report
-from foreshock.evaluate.tables import latest
+from foreshock.evaluate.tables import latest, paired_table
 
 HERE = Path(__file__).parent
 LEAKAGE = HERE.parent / "docs" / "leakage.md"
@@ -109,6 +109,22 @@ def ablation() -> list[str]:
     ]
     tables = [leaderboard(done, "vus_pr"), leaderboard(done, "average_precision", "AP by rows")]
     return ["## What each part of the default detector is worth", "", *about, *tables[0], *tables[1]]
+
+
+def offline() -> list[str]:
+    """Detectors that look both ways, among themselves."""
+    done = [r for r in latest(read("offline.jsonl")) if r["status"] == "done"]
+    if not done:
+        return []
+    about = [
+        "By the same protocol, with detectors that read later rows too, as most published figures do; for a",
+        "recording that lies in the past. None of it can be had live. One configuration for all data.",
+        "Made by `foreshock evaluate benchmarks/offline.yaml --data DIR`.",
+        "",
+    ]
+    tables = [leaderboard(done, "vus_pr"), leaderboard(done, "average_precision", "AP by rows")]
+    paired = paired_table(done, "vus_pr", "foreshock")
+    return ["## Looking both ways", "", *about, *tables[0], *tables[1], *paired]
 
 
 def leakage() -> str:
@@ -253,8 +269,8 @@ def published() -> list[str]:
         "with the published column; off: absolute difference. The first seven rows are the same methods run",
         "elsewhere; what is left are ties that round-off breaks and windows cut off at a series' ends.",
         "Below, seeds differ, and settings where TSB-AD's are not told. `foreshock` is the default detector",
-        "as it ships, looking back only, beside what others publish on these series: means to compare, no",
-        "agreement to expect.",
+        "as it ships, looking back only and both ways, beside what others publish on these series: means to",
+        "compare, no agreement to expect.",
         "Made by `python benchmarks/published.py`.",
         "",
     ]
@@ -363,6 +379,7 @@ def whole() -> str:
         "# Results",
         "",
         *evaluation(),
+        *offline(),
         *ablation(),
         *recordings(),
         *published(),
