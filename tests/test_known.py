@@ -19,9 +19,9 @@ from foreshock.frame import Frame, Kpi
 from foreshock.metrics import fault_spans
 from foreshock.models import copy_of, load_detector, naming, weights
 from foreshock.models.figures import figure_names, quantity, service_figure_names
-from foreshock.models.judging import judge, look
+from foreshock.models.judging import judge, look, suspicion
 from foreshock.models.known import FILE_NAME, load_known, save_known
-from foreshock.models.shots import draw_shots
+from foreshock.models.shots import FAULTY, QUIET, draw_shots
 from foreshock.models.verdict import TAUGHT, Hidden, Kinds, Origins, Roots, Verdict, learn_roots, untaught
 from foreshock.pretrain.simulated import HELD_BACK, KINDS, SimulatedPlan, judged, macro_f1, recording, teach
 from foreshock.scores import Scores
@@ -295,6 +295,24 @@ def test_kinds_that_no_label_names_stay_known(demo: Frame):
     first, last = next(span for span in fault_spans(labels.fault_id) if own[span[0]] == "service_crash")
     _, kinds, _ = verdict.narrow(lesson.columns).read(lesson.figures[first:last], lesson.services[first:last])
     assert verdict.name(kinds) == "service_crash"
+
+
+def test_quiet_windows_to_label_are_those_that_look_bad(demo: Frame):
+    """Four in five of them come from the fifth that the shipped verdict suspects most."""
+    known = load_known("nano")
+    assert known is not None
+    base = load_detector()
+    lesson = look(demo, base.recogniser, base.options)
+    looks_bad = suspicion(lesson, known.verdict)
+    assert looks_bad.shape == (len(demo),)
+    assert looks_bad[lesson.truth == FAULTY].mean() > looks_bad[lesson.truth == QUIET].mean() + 2
+    shots = draw_shots([lesson], 12, 16, suspicion=[looks_bad])
+    every = draw_shots([lesson], 10_000, 16, suspicion=[looks_bad])
+    highest = sorted((looks_bad[s.start : s.end].max() for s in every if not s.is_faulty), reverse=True)
+    level = highest[round(0.2 * len(highest)) - 1]
+    quiet = [s for s in shots if not s.is_faulty]
+    assert sum(looks_bad[s.start : s.end].max() >= level for s in quiet) == round(0.8 * len(quiet))
+    assert len(shots) == 12
 
 
 def test_held_back_faults_are_counted():
