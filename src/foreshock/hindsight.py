@@ -4,8 +4,8 @@ A detector that looks back only knows nothing yet in the first rows. Where the r
 later rows can tell what is usual: time is run backwards over its beginning, and the same detector looks
 "back" from there. Nothing live does this, as nothing live has later rows.
 
-Not here: which threshold a finished recording has (calibrate), detectors that hide each patch in turn and
-read both sides everywhere (models).
+Not here: which threshold a finished recording has (calibrate), detectors that look both ways
+everywhere (models).
 """
 
 from __future__ import annotations

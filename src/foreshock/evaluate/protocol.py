@@ -1,7 +1,8 @@
 """The protocol: what is run, on what, with which seeds, and what one record holds.
 
 Each detector is made anew for each part and seed, fitted on the training part without labels (a supervised
-one with them), and scores the whole part in one causal pass. Two thresholds, neither from a label:
+one with them), and scores the whole part in one causal pass (both ways where its options
+say so). Two thresholds, neither from a label:
 
 - `validation`: one threshold from the unlabelled scores of the validation part; where a recording has no such
   part it is called `recording` and comes from all its unlabelled scores but the first 64;
