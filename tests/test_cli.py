@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import foreshock
 from foreshock import __version__, runlog
 from foreshock.cli import run
 from foreshock.cli.console import counted, table
+from foreshock.metrics import fault_spans
 
 QUICK = ("--detector", "past_median")  # no weights, starts at once
 START = pd.Timestamp("2026-03-02T08:00:00Z")
@@ -147,6 +149,20 @@ def test_score_offline(ask, shop, tmp_path):
     code, _, err = ask("score", shop, "--out", out, "--offline", *QUICK)
     assert code == 0, err
     assert pd.read_parquet(out)["threshold"].nunique() == 1
+
+
+def test_detect_offline(ask):
+    """The demo's five faults are its five incidents, from a few rows before each to a few rows behind."""
+    code, out, err = ask("detect", "demo:", "--offline", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["causal"] is False
+    assert facts["rows_in_hindsight"] == 0
+    faults = fault_spans(foreshock.read("demo:").labels.fault_id)
+    assert len(facts["incidents"]) == len(faults) == 5
+    for (first, last), incident in zip(faults, facts["incidents"], strict=True):
+        assert first - 6 <= incident["start"] < last
+        assert first < incident["end"] <= last + 12
 
 
 def test_nothing_is_overwritten(ask, shop, tmp_path):
