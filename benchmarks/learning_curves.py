@@ -392,11 +392,10 @@ def measure(
     if name == SIMULATED:
         # One look serves all that are shorter.
         windows = FROM if spread else shots
-        at_most = 100 if windows <= 100 else windows
-        most, rows = (labelled.QUIET_ROWS + n * SHOT_ROWS for n in (at_most, windows))
+        most, rows = (labelled.QUIET_ROWS + n * SHOT_ROWS for n in (max(windows, 100), windows))
         longest = task.teaching.rows(slice(0, most))
         task = replace(task, teaching=task.teaching.rows(slice(0, rows)))
-        if detector in few_baselines.BASELINES and windows > 100 and not spread:
+        if detector in few_baselines.BASELINES and shots > 100:
             taught = unseen(task.teaching)
         else:
             taught = first_rows(looks.of(longest, f"{whose}-taught-{most}"), rows)

@@ -40,7 +40,6 @@ from foreshock.runlog import git_commit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recordings.jsonl"
-BOTH_WAYS = "foreshock (nano, offline)"
 RECORDINGS = {
     "Online Boutique 2022-08-22": ("nezha/onlineboutique_2022-08-22.parquet", None),
     "Train Ticket 2023-01-29, 88 KPIs": ("nezha/trainticket88_2023-01-29.csv.gz", "2023-01-29T15:50"),
@@ -51,7 +50,7 @@ RECORDINGS = {
 def detectors(quick: bool) -> Iterator[tuple[str, int, Callable[[], Detector]]]:
     """Name, seed and how to make each."""
     yield "foreshock (nano)", 0, lambda: load_detector("foreshock")
-    yield BOTH_WAYS, 0, lambda: load_detector("foreshock", causal=False)
+    yield "foreshock (nano, offline)", 0, lambda: load_detector("foreshock", causal=False)
     for seed in range(1 if quick else 3):
         yield "untrained network, same shape", seed, lambda seed=seed: load_detector("untrained", seed=seed)
     yield "masked reconstruction (nano)", 0, lambda: load_detector("foreshock", recognise=False)
