@@ -27,12 +27,11 @@ import torch
 
 import foreshock
 from foreshock.calibrate import calibrate_causal, usual_of
-from foreshock.cli.steps import fixed_threshold
+from foreshock.cli.steps import finished_scores, fixed_threshold
 from foreshock.config import Settings
 from foreshock.decide import decide
 from foreshock.explain import explain
 from foreshock.frame import Frame
-from foreshock.hindsight import settle
 from foreshock.memory import watch
 from foreshock.metrics import average_precision, count_events, fault_spans, roc_auc, spans
 from foreshock.models import Detector, load_detector, naming
@@ -82,8 +81,10 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     scores = detector.score(frame.without_labels())
     took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
-    settled = settle(frame, scores, detector.score) if scores.causal else scores
-    whole = fixed_threshold(settled, Settings(), detector)
+    finished, settled = detector, scores
+    if scores.causal:  # as `foreshock detect` judges what lies in the past
+        finished, settled, _ = finished_scores(detector, frame.without_labels(), detector.score, Settings())
+    whole = fixed_threshold(settled, Settings(), finished)
     causal = calibrate_causal(scores.system, frame.step_s, guess=usual_of(detector, len(frame.kpis)))
     by_threshold = {}
     for name, threshold, judged in (("recording", whole, settled), ("past", causal, scores)):

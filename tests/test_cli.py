@@ -151,13 +151,13 @@ def test_score_offline(ask, shop, tmp_path):
     assert pd.read_parquet(out)["threshold"].nunique() == 1
 
 
-def test_detect_offline(ask):
+def test_detect_looks_both_ways(ask):
     """The demo's five faults are its five incidents, from a few rows before each to a few rows behind."""
-    code, out, err = ask("detect", "demo:", "--offline", "--json")
+    code, out, err = ask("detect", "demo:", "--json")
     assert code == 0, err
     facts = json.loads(out)
     assert facts["causal"] is False
-    assert facts["rows_in_hindsight"] == 0
+    assert facts["rows_in_hindsight"] == facts["rows"]
     faults = fault_spans(foreshock.read("demo:").labels.fault_id)
     assert len(facts["incidents"]) == len(faults) == 5
     for (first, last), incident in zip(faults, facts["incidents"], strict=True):
@@ -614,6 +614,12 @@ def test_a_budget_too_small(ask, shop, tmp_path, monkeypatch):
         code, _, err = ask(*words, *QUICK)
         assert code == 3, words
         assert "memory.budget" in err
+
+
+def test_as_live_is_not_offline(ask, shop):
+    code, _, err = ask("detect", shop, "--as-live", "--offline")
+    assert code == 2
+    assert "leave one of them out" in err
 
 
 @pytest.mark.parametrize("command", ["score", "detect"])

@@ -1,11 +1,11 @@
-"""The first rows of a finished recording, judged by what came after them.
+"""Time run backwards, and the first rows of a finished recording judged by what came after them.
 
 A detector that looks back only knows nothing yet in the first rows. Where the recording lies in the past,
 later rows can tell what is usual: time is run backwards over its beginning, and the same detector looks
 "back" from there. Nothing live does this, as nothing live has later rows.
 
-Not here: which threshold a finished recording has (calibrate), detectors that look both ways
-everywhere (models).
+Not here: which threshold a finished recording has (calibrate), the default detector, which looks both ways
+everywhere there (models.bidirectional).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from foreshock.frame import Frame
-from foreshock.scores import Scores
+from foreshock.scores import ARRAYS, Scores
 
 ROWS = 64  # rows judged anew: a detector that looks back settles in about as many
 LATER = 448  # rows behind them that tell what is usual
@@ -48,19 +48,25 @@ def settle(frame: Frame, scores: Scores, score: Callable[[Frame], Scores]) -> Sc
     first = rows_of(len(frame))
     if not first:
         return scores
-    later = score(mirrored(frame.rows(slice(0, first + LATER))))
-    turned: dict[str, Any] = {}
+    later = turned(score(mirrored(frame.rows(slice(0, first + LATER)))))
+    judged: dict[str, Any] = {}
     for name in ("kpis", "services", "system", "expected"):
         if (mine := getattr(scores, name)) is not None:
-            turned[name] = np.concatenate([getattr(later, name)[-first:][::-1], mine[first:]])
-    return replace(scores, **turned)
+            judged[name] = np.concatenate([getattr(later, name)[:first], mine[first:]])
+    return replace(scores, **judged)
 
 
 def mirrored(frame: Frame) -> Frame:
     """The same rows (T, K) with time running backwards."""
-    time_ns = frame.time_ns
-    return replace(
-        frame.without_labels(),
-        time_ns=np.ascontiguousarray((time_ns[0] + time_ns[-1] - time_ns)[::-1]),
-        values=np.ascontiguousarray(frame.values[::-1]),
-    )
+    values = np.ascontiguousarray(frame.values[::-1])
+    return replace(frame.without_labels(), time_ns=_backwards(frame.time_ns), values=values)
+
+
+def turned(scores: Scores) -> Scores:
+    """Scores of a mirrored frame, in the order of the frame itself."""
+    held: dict[str, Any] = {n: a[::-1] for n in ARRAYS if (a := getattr(scores, n)) is not None}
+    return replace(scores, **{**held, "time_ns": _backwards(scores.time_ns)})
+
+
+def _backwards(time_ns: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray((time_ns[0] + time_ns[-1] - time_ns)[::-1])

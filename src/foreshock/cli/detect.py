@@ -16,6 +16,7 @@ from foreshock.cli.steps import (
     Scorer,
     calibrator_of,
     detector_of,
+    finished_scores,
     fixed_threshold,
     given_threshold,
     mended,
@@ -23,6 +24,7 @@ from foreshock.cli.steps import (
     require_fit,
     running,
 )
+from foreshock.errors import ConfigError
 
 if TYPE_CHECKING:
     from foreshock.calibrate import CausalThreshold, Threshold
@@ -74,6 +76,8 @@ def detect(
         false_alarms=false_alarms, services=services, timestamp=timestamp, where=where, ignore=ignore,
         day=day, log=log,
     )  # fmt: skip
+    if as_live and not resolved.settings.detector.causal:
+        raise ConfigError("--offline looks at later rows, --as-live at none; leave one of them out.")
     if report is not None:
         check_output(report, force=force, suffixes=(".html", ".htm"), flag="--report")
     watch = Stopwatch()
@@ -83,7 +87,6 @@ def detect(
         from foreshock import quality, sources
         from foreshock.decide import decide
         from foreshock.explain import explain
-        from foreshock.hindsight import rows_of, settle
         from foreshock.models import naming
 
         settings = resolved.settings
@@ -93,12 +96,9 @@ def detect(
             frame, repairs = mended(raw, settings, console)
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
             detecting = naming(detector_of(resolved, run, console))
-            scores = scores_of(detecting, frame.without_labels(), settings, run, console)
-            looks_back = scores.causal and not scores.is_odds and not as_live
-            if looks_back:
-                scores = settle(
-                    frame, scores, lambda part: scores_of(detecting, part, settings, run, console)
-                )
+            detecting, scores, seen_later = scored(
+                detecting, frame.without_labels(), settings, as_live, run, console
+            )
         with run.phase("decide"):
             given = given_threshold(detecting, resolved, scores.step_s)
             threshold, level = (given, given) if given else thresholds(scores, settings, detecting, as_live)
@@ -132,7 +132,7 @@ def detect(
             "step_s": frame.step_s,
             "detector": scores.detector,
             "causal": scores.causal,
-            "rows_in_hindsight": rows_of(len(frame)) if looks_back else 0,
+            "rows_in_hindsight": seen_later,
             "threshold": None if level is None else level.to_dict(),
             "threshold_from": "labels, by the adapter"
             if given
@@ -152,13 +152,22 @@ def detect(
     console.result(facts, lambda: describe(facts))
 
 
-def scores_of(detector: Any, frame: Frame, settings: Settings, run: Run, console: Console) -> Scores:
-    """The scores of the whole frame: in batches where memory is short, at once where both sides are read."""
+def scored(
+    detector: Any, frame: Frame, settings: Settings, as_live: bool, run: Run, console: Console
+) -> tuple[Any, Scores, int]:
+    """The detector whose scores these are, the scores, and how many rows were judged by later ones, too.
+
+    In batches where memory is short, at once where a detector reads both sides by itself.
+    """
     if not settings.detector.causal:
         require_fit(frame, settings)
-        scores: Scores = detector.score(frame)
-        return scores
-    return Scorer(detector, len(frame.kpis), len(frame), settings, run, console).push(frame)
+        scores = detector.score(frame)
+        return detector, scores, 0 if scores.causal else len(frame)
+
+    def streamed(part: Frame) -> Scores:
+        return Scorer(detector, len(part.kpis), len(part), settings, run, console).push(part)
+
+    return (detector, streamed(frame), 0) if as_live else finished_scores(detector, frame, streamed, settings)
 
 
 def thresholds(

@@ -81,6 +81,19 @@ def naming(detector: Any) -> Any:
     return named(detector)
 
 
+def looking_both_ways(detector: Any) -> Any:
+    """The detector, looking both ways in time; None where that means nothing to it.
+
+    It does for the default detector alone, and not for scores that an adapter taught.
+    """
+    from foreshock.models.bidirectional import BidirectionalDetector
+    from foreshock.models.vigil import VigilDetector
+
+    if not isinstance(detector, VigilDetector) or getattr(detector, "threshold", None) is not None:
+        return None
+    return BidirectionalDetector(detector)
+
+
 def _foreshock(adapter: Any = None, **options: Any) -> Detector:
     from foreshock.models.reconstruct import moment_detector
 

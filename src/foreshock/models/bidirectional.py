@@ -6,7 +6,11 @@ detector sees what the other run can't, and stumbles elsewhere. So time is run b
 of each row are averaged; then each row gets the mean of those around it, since a fault that lasts beats a
 row that is odd for once.
 
-Not here: the detector (vigil), the few first rows of `foreshock detect` (hindsight).
+Where something changes for good (traffic that falls and stays low), everything on its far side is new to
+the backward run, for hours, and thresholds rise with it. To let the calmer run have the say there was tried
+and hides anomalies that last: docs/log.md, 2026-11-27.
+
+Not here: the detector (vigil), the first rows for other detectors (hindsight).
 """
 
 from __future__ import annotations
@@ -16,15 +20,18 @@ from typing import Any
 
 import numpy as np
 
+from foreshock.calibrate import Guess
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
-from foreshock.hindsight import mirrored
+from foreshock.hindsight import mirrored, turned
 from foreshock.models.vigil import VigilDetector, VigilStream
 from foreshock.scores import Scores
 from foreshock.windows import to_grid
 
-NEAR_S = 120.0  # how far before and after it a row also speaks for its neighbours; docs/log.md, 2026-11-27
-LEAST = 2  # rows that is at least
+NEAR_S = 90.0  # how far before and after it a row also speaks for its neighbours; docs/log.md, 2026-11-27
+CELLS = 2**22  # values averaged at once
+# Where thresholds of such scores usually lie, from eight simulated days and two recordings; docs/log.md.
+USUAL = Guess(high=2.4, at_once=3.0)
 
 
 class BidirectionalDetector:
@@ -33,7 +40,7 @@ class BidirectionalDetector:
     def __init__(self, forward: VigilDetector) -> None:
         self.forward = forward
         self.name = forward.name
-        self.guess = None  # quiet scores reach other heights than one pass's
+        self.guess = None if forward.guess is None else USUAL
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -53,18 +60,31 @@ class BidirectionalDetector:
 
     def score(self, frame: Frame) -> Scores:
         """Kinds, origins and what was expected are those of the forward pass."""
-        frame.require_clock()
-        ahead = self.forward.score(frame)
-        back = self.forward.score(mirrored(frame))
-        slots, reach = to_grid(frame.time_ns, frame.step_s).slots, reach_of(frame.step_s)
-        both: dict[str, Any] = {
-            name: around((getattr(ahead, name) + getattr(back, name)[::-1]) / 2, slots, reach)
-            for name in ("kpis", "services", "system")
-        }
-        return replace(ahead, causal=False, **both)
+        ahead = self.forward.score(frame.require_clock())
+        return together(ahead, turned(self.forward.score(mirrored(frame))))
 
     def describe(self) -> dict[str, Any]:
         return {**self.forward.describe(), "causal": False, "near_s": NEAR_S}
+
+
+def together(ahead: Scores, behind: Scores) -> Scores:
+    """One score of both passes, each row by those around it.
+
+    Args:
+        ahead: of a recording, looking back only. behind: of the same rows, of a pass with time running
+            backwards, `hindsight.turned`.
+
+    Kinds, origins and what was expected are those of the forward pass.
+    """
+    slots, reach = to_grid(ahead.time_ns, ahead.step_s).slots, reach_of(ahead.step_s)
+    width = max(1, CELLS // max(1, len(ahead)))
+    both: dict[str, Any] = {"system": around((ahead.system + behind.system) / 2, slots, reach)}
+    for name in ("kpis", "services"):
+        one, other = getattr(ahead, name), getattr(behind, name)
+        both[name] = np.empty_like(one)
+        for some in (np.s_[:, at : at + width] for at in range(0, one.shape[1], width)):
+            both[name][some] = around((one[some] + other[some]) / 2, slots, reach)
+    return replace(ahead, causal=False, **both)
 
 
 def reach_of(step_s: float) -> int:
@@ -72,21 +92,26 @@ def reach_of(step_s: float) -> int:
 
     Example:
         >>> [reach_of(step_s) for step_s in (5, 30, 60, 300)]
-        [24, 4, 2, 2]
+        [18, 3, 1, 1]
     """
-    return max(LEAST, round(NEAR_S / step_s))
+    return max(1, int(NEAR_S / step_s + 1e-9))
 
 
 def around(scores: np.ndarray, slots: np.ndarray, reach: int) -> np.ndarray:
     """(T,) or (T, C) → the mean of each row and those at most `reach` slots before or after it; float32.
 
+    No row counts more than the highest of itself and the two beside it, so that edges stay where they are.
+    What was not observed counts as no evidence, and stays NaN itself.
+
     Args:
         slots: (T,) rising place of each row on the grid; rows that were never recorded count for nothing.
-
-    What was not observed counts as no evidence, and stays NaN itself.
     """
     filled = np.nan_to_num(scores.astype(np.float64))
     sums = np.concatenate([np.zeros_like(filled[:1]), np.cumsum(filled, 0)])
     first, last = np.searchsorted(slots, slots - reach), np.searchsorted(slots, slots + reach, "right")
     mean = (sums[last] - sums[first]) / (last - first).reshape(-1, *(1,) * (filled.ndim - 1))
-    return np.where(np.isfinite(scores), np.maximum(mean, 0), np.nan).astype(np.float32)
+    highest = filled.copy()
+    np.maximum(highest[1:], filled[:-1], out=highest[1:])
+    np.maximum(highest[:-1], filled[1:], out=highest[:-1])
+    held = np.maximum(np.minimum(mean, highest), 0)
+    return np.where(np.isfinite(scores), held, np.nan).astype(np.float32)
