@@ -158,6 +158,7 @@ def test_detect_looks_both_ways(ask):
     facts = json.loads(out)
     assert facts["causal"] is False
     assert facts["rows_in_hindsight"] == facts["rows"]
+    assert {incident["detected_time"] for incident in facts["incidents"]} == {None}  # later rows helped
     faults = fault_spans(foreshock.read("demo:").labels.fault_id)
     assert len(facts["incidents"]) == len(faults) == 5
     for (first, last), incident in zip(faults, facts["incidents"], strict=True):

@@ -29,6 +29,7 @@ from foreshock.errors import ConfigError
 if TYPE_CHECKING:
     from foreshock.calibrate import CausalThreshold, Threshold
     from foreshock.config import Settings
+    from foreshock.decide import Event
     from foreshock.frame import Frame
     from foreshock.scores import Scores
 
@@ -40,7 +41,7 @@ AsLive = Annotated[
     typer.Option(
         "--as-live",
         help="Judge each row by what was known before it. Otherwise the threshold is the whole recording's, "
-        "and its first rows are judged by later ones.",
+        "and rows are judged by later ones, too.",
     ),
 ]
 
@@ -109,7 +110,7 @@ def detect(
             ]
         kinds = [_kind(detecting, scores, event) for event in events]
         incidents = [
-            {**event.to_dict(), **kind, "cause": cause.to_dict()}
+            {**event.to_dict(), **_noticed(event, seen_later), **kind, "cause": cause.to_dict()}
             for event, kind, cause in zip(events, kinds, causes, strict=True)
         ]
         if report is not None:
@@ -185,6 +186,11 @@ def thresholds(
     return fixed, fixed
 
 
+def _noticed(event: Event, seen_later: int) -> dict[str, None]:
+    """Takes back when an event was noticed, where later rows helped to."""
+    return {} if event.detected >= seen_later else {"detected": None, "detected_time": None}
+
+
 def _kind(detector: Any, scores: Scores, event: Any) -> dict[str, Any]:
     """Which kind of fault an incident is, where an adapter or simulated systems taught some."""
     if scores.kinds is None or not scores.kind_names:
@@ -225,9 +231,10 @@ def _incident(incident: Mapping[str, Any]) -> Sequence[str]:
     end = f"until {incident['end_time']}" if incident.get("end_time") else "still running"
     cause = incident["cause"]
     lines = [
-        f"#{incident['id'] + 1} since {incident['start_time']}, {end}, {incident['confidence']:.0%} sure "
-        f"(noticed {incident['detected_time']})"
+        f"#{incident['id'] + 1} since {incident['start_time']}, {end}, {incident['confidence']:.0%} sure"
     ]
+    if incident["detected_time"]:
+        lines[0] += f" (noticed {incident['detected_time']})"
     lines.append(f"    {cause['headline']}")
     if incident.get("fault_type"):
         told = incident["fault_type"]

@@ -99,7 +99,8 @@ def _fault_row(
     named, is_right = "", False
     if hits:
         words = f"incident {_numbers([h + 1 for h in hits])}"
-        words += f", {after(source.events[hits[0]].detected_ns - start_ns)}"
+        if source.scores.causal:
+            words += f", {after(source.events[hits[0]].detected_ns - start_ns)}"
         causes = [source.causes[h] for h in hits]
         best = next((c for c in causes if c.is_known), causes[0])
         named, is_right = origin(best), best.is_known and best.services[0].name == service
@@ -161,7 +162,7 @@ def detector_facts(source: Source) -> dict[str, Any]:
     words = f"{name}. " + (
         "Each score comes from its own row and earlier ones, as it would have while running."
         if source.scores.causal
-        else "The scores have seen later rows too (offline); while running they would differ."
+        else "The scores have seen later rows too; while running they would differ."
     )
     rows = [
         (key, str(about[name]))

@@ -39,6 +39,13 @@ def _weight(event: Event, cause: Cause) -> float:
     return strength * (2 if cause.is_known else 1)
 
 
+def _noticed(source: Source, event: Event) -> list[tuple[str, str]]:
+    """When it was noticed; scores that have seen later rows tell nothing of that."""
+    if not source.scores.causal:
+        return []
+    return [("Noticed", f"{clock(source, event.detected_ns)}, {after(event.detected_ns - event.start_ns)}")]
+
+
 def _card(source: Source, place: int, is_pictured: bool, is_open: bool) -> dict[str, Any]:
     event, cause = source.events[place], source.causes[place]
     step_ns = source.frame.step_s * 1e9
@@ -49,7 +56,7 @@ def _card(source: Source, place: int, is_pictured: bool, is_open: bool) -> dict[
     facts = [
         ("Since", since),
         ("Until", "still running" if event.is_open else until),
-        ("Noticed", f"{clock(source, event.detected_ns)}, {after(event.detected_ns - event.start_ns)}"),
+        *_noticed(source, event),
         ("Highest score", f"{event.peak_score:.3g} at {clock(source, event.peak_ns)}"),
         ("Threshold then", f"{event.threshold:.3g}"),
     ]
