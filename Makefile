@@ -58,6 +58,7 @@ bench: $(VENV)/.installed
 docs: $(VENV)/.developed
 	$(RUN)/python docs/generate.py
 	$(RUN)/python benchmarks/tables.py
+	$(RUN)/python benchmarks/honest.py
 	$(RUN)/python benchmarks/methodology.py
 	$(RUN)/python benchmarks/few_shots.py
 	$(RUN)/python benchmarks/simulator_likeness.py --page

@@ -37,6 +37,13 @@ def test_the_plan_page_is_what_the_records_say(tables):
     assert tables.PLAN.read_text() == tables.plan()
 
 
+def test_the_readme_says_what_the_records_say():
+    """Its paragraph of figures was written after the last measurement."""
+    import honest
+
+    assert honest.page() == honest.PAGE.read_text("utf-8")
+
+
 def test_the_methodology_is_what_the_records_say():
     """Every block of the page was written after the last measurement."""
     import methodology
