@@ -8,7 +8,8 @@ that were never taught; with --data (it holds `nezha/`) the recorded days, split
 of 32 rows (8 of the recorded days) that somebody judged. Windows of one incident never stand on both sides.
 Of a simulated recording fewer shots have the beginning of what more have. "of 500" in a detector's name: the
 shots are drawn from a recording of 500 windows, as `foreshock adapt --shots` draws them from a long one, so
-that they are of more incidents.
+that they are of more incidents. "from both ends": the judged recording is one that lies in the past, as
+`foreshock detect` judges it; otherwise each row is scored by what came before it.
 
 What a network sees of a recording lies in --cache, also what an adapted one sees: where only the verdict on
 it changed, measuring anew (to another --out) takes seconds a job.
@@ -41,11 +42,13 @@ from labelled import SHOT_ROWS, Task
 
 import foreshock
 from foreshock.calibrate import Threshold, calibrate_finished, from_labels
+from foreshock.cli.steps import finished_scores
+from foreshock.config import Settings
 from foreshock.decide import decide
 from foreshock.frame import Frame
 from foreshock.memory import MicroBatches
 from foreshock.metrics import average_precision, count_events
-from foreshock.models import judging, load_detector
+from foreshock.models import bidirectional, judging, load_detector
 from foreshock.models.finetune import FinetuneOptions
 from foreshock.models.known import load_known
 from foreshock.models.lora import PooledStream
@@ -53,7 +56,7 @@ from foreshock.models.processes import Group
 from foreshock.models.recognise import Recogniser
 from foreshock.models.shots import FAULTY, Lesson, Shot, draw_shots
 from foreshock.models.training import Run
-from foreshock.models.verdict import Verdict, score_of
+from foreshock.models.verdict import Verdict, agreed, score_of
 from foreshock.models.vigil import USUAL
 from foreshock.runlog import git_commit
 from foreshock.scores import Scores, layout
@@ -67,6 +70,9 @@ ZERO, PROBE, LORA, WHOLE = (
     "foreshock, linear probe",
     "foreshock, LoRA",
     "foreshock, whole network",
+)
+ENDS = (
+    ", from both ends"  # added to the name where the judged recording is judged as one that lies in the past
 )
 SPREAD, FROM = ", of 500", 500  # what is added to the name where shots are drawn from so many windows
 HEARD = ("evidence", "chances", "is_up", "values", "level", "spread")  # as `PooledStream.pool` takes them
@@ -138,6 +144,22 @@ class Looks:
         assert stream.groups is not None
         truth, columns = judging.truth_of(frame), stream.groups.columns
         return Lesson(frame, truth, heard[0][slots], system, figures, services, columns)
+
+    def finished(self, judged: Lesson, name: str) -> tuple[np.ndarray, Threshold]:
+        """Without labels: the scores of a recording that lies in the past, and its threshold."""
+        hidden = judged.frame.without_labels()
+        path = self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}.npz"
+        if not path.exists():
+
+            def score(detector: Any, part: Frame) -> Scores:
+                return _scores(part, judged.system if part is hidden else detector.score(part).system)
+
+            chosen, found, _ = finished_scores(self.base, hidden, score, Settings())
+            np.savez(path, system=found.system, both=chosen is not self.base)
+        with np.load(path) as kept:
+            system, guess = kept["system"], bidirectional.USUAL if kept["both"] else USUAL
+        guess = guess.over(len(hidden.kpis))
+        return system, calibrate_finished(system, hidden.step_s, guess=guess, is_beginning=True)
 
     def facts(self, name: str, facts: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """What is known of an adapted network that recordings were looked at with; kept when given."""
@@ -230,20 +252,28 @@ def fixed(chance: float, step_s: float) -> Threshold:
 # ------------------------------------------------------------------------------------------- ways to learn
 
 
-def by_verdict(task: Task, verdict: Verdict, judged: Lesson) -> dict[str, Any]:
+def by_verdict(
+    task: Task, verdict: Verdict, judged: Lesson, finished: tuple[np.ndarray, Threshold] | None = None
+) -> dict[str, Any]:
+    """The figures of a verdict; with what is seen from both ends where that is given."""
     here = verdict.narrow(judged.columns)
     parts = [slice(at, at + 512) for at in range(0, len(judged.system), 512)]
     read = [here.read(judged.figures[p], judged.services[p]) for p in parts]
     odds, kinds, origins = (np.concatenate(one) for one in zip(*read, strict=True))
     score, threshold = score_of(odds), fixed(verdict.threshold, task.judged.step_s)
     if not verdict.detects:
-        score, threshold = judged.system, unlabelled(task, judged.system)
+        score, threshold = finished or (judged.system, unlabelled(task, judged.system))
+    elif finished is not None:
+        score = agreed(score, threshold.high, finished[0], finished[1].high)
     return judge(task, score, threshold, kinds, verdict.kinds, origins)
 
 
-def probe(task: Task, taught: Lesson, judged: Lesson, shots: list[Shot], looks: Looks) -> dict[str, Any]:
+def probe(
+    task: Task, taught: Lesson, judged: Lesson, shots: list[Shot], looks: Looks,
+    finished: tuple[np.ndarray, Threshold] | None,
+) -> dict[str, Any]:  # fmt: skip
     verdict, facts = judging.judge([taught], shots, known=looks.known)
-    return {**by_verdict(task, verdict, judged), "facts": facts}
+    return {**by_verdict(task, verdict, judged, finished), "facts": facts}
 
 
 def adapted(
@@ -314,6 +344,7 @@ def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple
     rounds += [(LORA, [100]), (forest, [500]), (PROBE, [500]), (forest, [1000]), (LORA, [10])]
     rounds += [(wide, [100]), (LORA, [500]), ("LSTM", [500]), (WHOLE, [10, 100]), (PROBE, [1000])]
     rounds += [(PROBE + SPREAD, [50, 100])]
+    rounds += [(ZERO + ENDS, [0]), (PROBE + ENDS, [50, 100, 500]), (PROBE + SPREAD + ENDS, [50, 100])]
     rounds += [(name + SPREAD, [100]) for name in (boosted, forest, "LSTM")]
     rounds += [(name, [50, 10]) for name in (boosted, forest, "LSTM")]
     rounds += [(WHOLE, [500]), ("LSTM", [1000]), (wide, [500, 50, 10, 1000])]
@@ -380,15 +411,17 @@ def measure(
     name: str, detector: str, seed: int, shots: int, looks: Looks, data: Path | None
 ) -> dict[str, Any]:
     task = _task(name, seed, data)
+    detector, ends, _ = detector.partition(ENDS)
     detector, spread, _ = detector.partition(SPREAD)
     whose = f"{name}-{seed if name == SIMULATED else 0}".replace(" ", "-")
     judged = unseen(task.judged)
     if detector not in few_baselines.BASELINES:
         judged = looks.of(task.judged, f"{whose}-judged")
+    finished = looks.finished(judged, f"{whose}-finished") if ends else None
     if detector == ZERO:
         if looks.known is None:
-            return judge(task, judged.system, unlabelled(task, judged.system))
-        return by_verdict(task, looks.known, judged)  # it names, and finds nothing by itself
+            return judge(task, *finished or (judged.system, unlabelled(task, judged.system)))
+        return by_verdict(task, looks.known, judged, finished)  # it names, and finds nothing by itself
     if name == SIMULATED:
         # One look serves all that are shorter.
         windows = FROM if spread else shots
@@ -410,7 +443,7 @@ def measure(
         "incidents": len({i for i in judging.incidents([taught], drawn)[0] if i >= 0}),
     }
     if detector == PROBE:
-        found = probe(task, taught, judged, drawn, looks)
+        found = probe(task, taught, judged, drawn, looks, finished)
     elif detector in (LORA, WHOLE):
         found = adapted(task, taught, judged, drawn, looks, detector, seed, whose)
     else:

@@ -83,7 +83,8 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
     finished, settled = detector, scores
     if scores.causal:  # as `foreshock detect` judges what lies in the past
-        finished, settled, _ = finished_scores(detector, frame.without_labels(), detector.score, Settings())
+        hidden = frame.without_labels()
+        finished, settled, _ = finished_scores(detector, hidden, lambda d, part: d.score(part), Settings())
     whole = fixed_threshold(settled, Settings(), finished)
     causal = calibrate_causal(scores.system, frame.step_s, guess=usual_of(detector, len(frame.kpis)))
     by_threshold = {}

@@ -258,33 +258,6 @@ def _speed_table(records: list[Record]) -> list[str]:
     return table(head, rows)
 
 
-def finished() -> list[str]:
-    """What looking from both ends finds in days of faults."""
-    records = read("finished_days.jsonl")
-    if not records:
-        return []
-    seeds = sorted({r["seed"] for r in records})
-    about = [
-        f"`detect` on {len(seeds)} simulated recordings of Train Ticket (48 hours at 30 s, 88 KPIs, seeds",
-        f"{' '.join(map(str, seeds))}), no label seen, one false alarm a day asked for. Event F1 over all",
-        "recordings together, its range over them in brackets. Root first: of the faults found, the labelled",
-        "service is named first. Made by `python benchmarks/finished_days.py`.",
-        "",
-    ]
-    rows = []
-    for way in dict.fromkeys(r["way"] for r in records):
-        here = [r for r in records if r["way"] == way]
-        total = {k: sum(r[k] for r in here) for k in ("found", "faults", "false_alarms", "service_first")}
-        f1 = 2 * total["found"] / (total["found"] + total["faults"] + total["false_alarms"])
-        least, most = min(r["event_f1"] for r in here), max(r["event_f1"] for r in here)
-        rows.append(
-            [way, spread(here, "average_precision"), f"{f1:.3f} ({least:.3f} to {most:.3f})",
-             f"{total['found']} of {total['faults']}", total["false_alarms"], total["service_first"]]
-        )  # fmt: skip
-    head = ["judged", "AP", "event F1", "found", "false", "root first"]
-    return ["## Days that lie in the past", "", *about, *table(head, rows)]
-
-
 def published() -> list[str]:
     """Baselines beside the figures that TSB-AD publishes."""
     records = read("published.jsonl")
@@ -431,7 +404,6 @@ def whole() -> str:
         *offline(),
         *ablation(),
         *recordings(),
-        *finished(),
         *published(),
         *day(),
         *live(),

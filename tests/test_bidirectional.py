@@ -105,7 +105,7 @@ def test_random_weights_can_look_both_ways():
 
 def judged_as_finished(frame: Frame):
     detector = load_detector("foreshock")
-    chosen, scores, later = finished_scores(detector, frame, detector.score, Settings())
+    chosen, scores, later = finished_scores(detector, frame, lambda d, part: d.score(part), Settings())
     return detector, chosen, scores, later
 
 

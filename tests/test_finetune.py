@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from foreshock.calibrate import from_labels
 from foreshock.cli import run
+from foreshock.cli.steps import finished_scores, fixed_threshold
+from foreshock.config import Settings
+from foreshock.decide import decide
 from foreshock.errors import ConfigError, FrameError, OutputError, WeightsError
 from foreshock.frame import Frame, Kpi, Labels
 from foreshock.models import lora, weights
@@ -24,6 +28,7 @@ from foreshock.models.reconstruct import moment_detector
 from foreshock.models.series import Series
 from foreshock.models.shots import draw_shots
 from foreshock.models.verdict import (
+    AGREED,
     Kinds,
     Origins,
     Roots,
@@ -96,6 +101,23 @@ def test_it_learns_and_zero_shot_stays(network: Recogniser, adapter: lora.Adapte
     named = [adapter.verdict.name(scores.kinds[s + 3 : s + 14]) for s in (100, 190, 280, 370)]
     assert named == ["latency_fault", "cpu_fault"] * 2
     assert {p.name for p in Path(adapter.place).iterdir()} == set(lora.FILES)
+
+
+def test_a_finished_recording_is_judged_with_and_without_labels(network: Recogniser, adapter: lora.Adapter):
+    """Half of the score is what labels taught, half what is seen from both ends; named as labels taught."""
+    f = frame(seed=5).without_labels()
+    base, taught = detector(network), detector(network, adapter)
+    score = lambda d, part: d.score(part)  # noqa: E731
+    chosen, scores, later = finished_scores(taught, f, score, Settings())
+    with_labels, (zero, found, seen) = taught.score(f), finished_scores(base, f, score, Settings())
+    assert (chosen, later) == (taught, seen)
+    assert (scores.is_odds, scores.causal) == (False, found.causal)
+    own, usual = taught.threshold, fixed_threshold(found, Settings(), zero).high
+    both = with_labels.system / own + found.system / usual
+    np.testing.assert_allclose(scores.system / own, both / 2 / AGREED, rtol=1e-5)
+    np.testing.assert_array_equal(scores.kinds, with_labels.kinds)
+    events = decide(scores, from_labels(own, f.step_s))
+    assert [any(e.start < s + 14 and e.end > s for e in events) for s in range(100, 600, 90)] == [True] * 6
 
 
 def test_order_and_number_of_services_do_not_matter(network: Recogniser, adapter: lora.Adapter):

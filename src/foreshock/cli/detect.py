@@ -165,10 +165,12 @@ def scored(
         scores = detector.score(frame)
         return detector, scores, 0 if scores.causal else len(frame)
 
-    def streamed(part: Frame) -> Scores:
+    def streamed(detector: Any, part: Frame) -> Scores:
         return Scorer(detector, len(part.kpis), len(part), settings, run, console).push(part)
 
-    return (detector, streamed(frame), 0) if as_live else finished_scores(detector, frame, streamed, settings)
+    if as_live:
+        return detector, streamed(detector, frame), 0
+    return finished_scores(detector, frame, streamed, settings)
 
 
 def thresholds(

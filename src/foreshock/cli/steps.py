@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foreshock.cli.console import Console
@@ -239,30 +239,38 @@ def fixed_threshold(scores: Scores, settings: Settings, detector: Any) -> Thresh
 
 
 def finished_scores(
-    detector: Any, frame: Frame, score: Callable[[Frame], Scores], settings: Settings
+    detector: Any, frame: Frame, score: Callable[[Any, Frame], Scores], settings: Settings
 ) -> tuple[Any, Scores, int]:
     """How a recording that lies in the past is judged: detector, scores, how many rows by later ones, too.
 
     Both ways in time where the detector can. But where something changes for good, all that was before is
     new to a pass that comes from there, and the threshold rises above the faults: where it comes out clearly
     higher than that of looking back, that is what counts, and only the first rows are judged by later ones.
+    What labels taught is weighed with what is seen so without them.
 
     Args:
-        score: what scores a frame from its first row on, looking back only, as `detector` does.
+        score: what scores a frame from its first row on, looking back only, with the detector given.
     """
+    import numpy as np
+
     from foreshock.hindsight import mirrored, rows_of, settle, turned
     from foreshock.models import looking_both_ways
     from foreshock.models.bidirectional import together
+    from foreshock.models.verdict import agreed
 
-    ahead = score(frame)
+    ahead = score(detector, frame)
     if ahead.is_odds:
-        return detector, ahead, 0
+        chosen, found, later = finished_scores(detector.zero_shot, frame, score, settings)
+        usual = fixed_threshold(found, settings, chosen).high
+        system = agreed(ahead.system, detector.threshold, found.system, usual).astype(np.float32)
+        return detector, replace(ahead, system=system, is_odds=False, causal=found.causal), later
     if (both := looking_both_ways(detector)) is not None:
-        found = together(ahead, turned(score(mirrored(frame))))
+        found = together(ahead, turned(score(detector, mirrored(frame))))
         high = fixed_threshold(found, settings, both).high
         if high <= CLEARLY_HIGHER * fixed_threshold(ahead, settings, detector).high:
             return both, found, len(frame)
-    return detector, settle(frame, ahead, score), rows_of(len(frame))
+    settled = settle(frame, ahead, lambda part: score(detector, part))
+    return detector, settled, rows_of(len(frame))
 
 
 @dataclass(frozen=True, slots=True)

@@ -364,6 +364,7 @@ class AdaptedDetector(VigilDetector):
         network = merge(base.recogniser, adapter.tensors, adapter.scale, adapter.place)
         super().__init__(base.name, network, base.options, facts)
         self.adapter, self.verdict = adapter, adapter.verdict
+        self.zero_shot = base
         if self.verdict.detects:
             self.guess = None  # its scores are odds
 

@@ -28,6 +28,7 @@ from foreshock.scores import SURE, UNKNOWN
 CALM = -4.0  # log odds of an incident where nothing stirs, before any label
 LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows is not believed without end
 FARTHEST = 10.0  # spreads
+AGREED = 0.8  # share of both thresholds from which a verdict and a zero-shot score make an incident together
 REACH = 2.0  # times the usual distance within a kind up to which an incident may be of it
 
 
@@ -264,6 +265,21 @@ def blocks(columns: np.ndarray, every: int, count: int) -> np.ndarray:
 def score_of(odds: np.ndarray) -> np.ndarray:
     """Log odds as a score: -log2(1 - p), so 0 is calm, 1 is as likely as not, and it grows on."""
     return np.asarray(np.logaddexp(0, odds) / np.log(2))
+
+
+def agreed(score: np.ndarray, level: float, zero_shot: np.ndarray, usual: float) -> np.ndarray:
+    """(T,) what labels say of a finished recording and what both ways in time say without any, together.
+
+    Their mean, each in units of its threshold, and again so that `level` is the threshold: false alarms of
+    the one are seldom those of the other, and an incident is seen by both before it reaches either threshold.
+    Event F1 of simulated recordings with 100 windows 0.947 to 0.957, false alarms 9 to 4 of 188 faults;
+    docs/log.md, 2026-11-27.
+
+    Args:
+        score: (T,) as `score_of` gives it; NaN stays NaN. level: its threshold.
+        zero_shot: (T,) of the same rows. usual: its threshold.
+    """
+    return np.asarray(level * (score / level + np.nan_to_num(zero_shot) / usual) / (2 * AGREED))
 
 
 def probability_of(score: np.ndarray | float) -> np.ndarray:
