@@ -36,6 +36,7 @@ from foreshock.memory import watch
 from foreshock.metrics import average_precision, count_events, fault_spans, roc_auc, spans
 from foreshock.models import Detector, load_detector, naming
 from foreshock.runlog import git_commit
+from foreshock.scores import Scores
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recordings.jsonl"
@@ -78,13 +79,17 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
         ignore = ignore | (frame.time >= np.datetime64(until))
     detector = naming(detector)  # as `foreshock detect` does
     began, cpu = time.perf_counter(), time.process_time()
-    scores = detector.score(frame.without_labels())
+    hidden = frame.without_labels()
+    scores = detector.score(hidden)
     took, took_cpu = time.perf_counter() - began, time.process_time() - cpu
     faults = fault_spans(np.where(seen & ~ignore, labels.fault_id, -1))
     finished, settled = detector, scores
     if scores.causal:  # as `foreshock detect` judges what lies in the past
-        hidden = frame.without_labels()
-        finished, settled, _ = finished_scores(detector, hidden, lambda d, part: d.score(part), Settings())
+
+        def again(detector: Detector, part: Frame) -> Scores:
+            return scores if part is hidden else detector.score(part)
+
+        finished, settled, _ = finished_scores(detector, hidden, again, Settings())
     whole = fixed_threshold(settled, Settings(), finished)
     causal = calibrate_causal(scores.system, frame.step_s, guess=usual_of(detector, len(frame.kpis)))
     by_threshold = {}
