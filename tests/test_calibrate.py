@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -310,8 +309,6 @@ def test_a_guess_falls_with_the_number_of_kpis():
     assert (highs[0], highs[1]) == (GUESS.high, GUESS.high)
     assert 0 < highs[-1] == highs[-2]
     assert all(guess.at_once / guess.high == GUESS.at_once / GUESS.high for guess in levels)
-    steady = replace(GUESS, falls=False)
-    assert steady.over(10_000) == steady
 
 
 def test_causal_with_a_guess_in_pieces():

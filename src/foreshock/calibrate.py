@@ -97,7 +97,6 @@ class Guess:
     at_once: float
     rows: float = 2000.0  # quiet rows that count as much as the guess
     slope: float = 0.25  # a level falls with this power of how often it may be reached
-    falls: bool = True  # whether it is lower over many KPIs
 
     def __post_init__(self) -> None:
         if not 0 < self.high <= self.at_once or not self.rows > 0:
@@ -113,7 +112,7 @@ class Guess:
             >>> [round(Guess(2.5, 5.0).over(kpis).high, 2) for kpis in (1, 100, 200, 1000, 10_000)]
             [2.5, 2.5, 1.89, 1.0, 0.75]
         """
-        share = min(1.0, max(CROWD_LEAST, (CROWD / max(1, kpis)) ** CROWD_SLOPE)) if self.falls else 1.0
+        share = min(1.0, max(CROWD_LEAST, (CROWD / max(1, kpis)) ** CROWD_SLOPE))
         return replace(self, high=share * self.high, at_once=share * self.at_once)
 
     def drawn(self, level: float, towards: float, rows: int, often: float) -> float:

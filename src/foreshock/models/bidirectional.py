@@ -30,9 +30,8 @@ from foreshock.windows import to_grid
 
 NEAR_S = 90.0  # how far before and after it a row also speaks for its neighbours; docs/log.md, 2026-11-27
 CELLS = 2**22  # values averaged at once
-# Where thresholds of such scores usually lie, from eight simulated recordings. Not lower over many KPIs:
-# neighbouring incidents of Online Boutique would run into one another; docs/log.md, 2026-11-27.
-USUAL = Guess(high=2.4, at_once=3.0, falls=False)
+# Where thresholds of such scores usually lie, from eight recordings; docs/log.md, 2026-11-27.
+USUAL = Guess(high=2.4, at_once=3.0)
 
 
 class BidirectionalDetector:
