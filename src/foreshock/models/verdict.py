@@ -272,8 +272,8 @@ def agreed(score: np.ndarray, level: float, zero_shot: np.ndarray, usual: float)
 
     Their mean, each in units of its threshold, and again so that `level` is the threshold: false alarms of
     the one are seldom those of the other, and an incident is seen by both before it reaches either threshold.
-    Simulated recordings, 50 and 100 windows: AP 0.91 to 0.93, event F1 0.92 to 0.93 and as before; docs/log.md,
-    2026-11-27.
+    Simulated recordings, 50 and 100 windows: AP 0.91 to 0.93, event F1 0.92 to 0.93 and as before;
+    docs/log.md, 2026-11-27.
 
     Args:
         score: (T,) as `score_of` gives it; NaN stays NaN. level: its threshold.
