@@ -6,8 +6,9 @@ FOLDER holds `nezha/` as docs/data.md describes it. One JSON line a recording an
 benchmarks/results/recordings.jsonl; benchmarks/tables.py writes RESULTS.md from it.
 
 Protocol: zero-shot, causal scores, one fixed configuration, the detectors see no label. Thresholds, both
-from unlabelled scores at one false alarm a day: of the whole recording, as `foreshock detect` takes it for
-a finished one, and of the rows before each row, as `foreshock score` and `detect --as-live` do.
+from unlabelled scores at one false alarm a day: of the whole recording, as `foreshock detect` judges a
+finished one (the default detector from both ends), and of the rows before each row, as `foreshock score`
+and `detect --as-live` do.
 Positive rows: faults that metrics can show; other faults, recovery rows and unlisted injections are
 ignored. Train Ticket is scored before 15:50 UTC, since its traffic falls after all faults (docs/data.md).
 """
