@@ -151,9 +151,10 @@ def test_score_offline(ask, shop, tmp_path):
     assert pd.read_parquet(out)["threshold"].nunique() == 1
 
 
-def test_detect_looks_both_ways(ask):
+@pytest.mark.parametrize("how", [(), ("--offline",)])
+def test_detect_looks_both_ways(ask, how):
     """The demo's five faults are its five incidents, from a few rows before each to a few rows behind."""
-    code, out, err = ask("detect", "demo:", "--json")
+    code, out, err = ask("detect", "demo:", *how, "--json")
     assert code == 0, err
     facts = json.loads(out)
     assert facts["causal"] is False
