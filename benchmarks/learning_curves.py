@@ -41,7 +41,7 @@ import torch
 from labelled import SHOT_ROWS, Task
 
 import foreshock
-from foreshock.calibrate import Threshold, calibrate_finished, from_labels
+from foreshock.calibrate import Guess, Threshold, calibrate_finished, from_labels
 from foreshock.cli.steps import finished_scores
 from foreshock.config import Settings
 from foreshock.decide import decide
@@ -71,9 +71,7 @@ ZERO, PROBE, LORA, WHOLE = (
     "foreshock, LoRA",
     "foreshock, whole network",
 )
-ENDS = (
-    ", from both ends"  # added to the name where the judged recording is judged as one that lies in the past
-)
+ENDS = ", from both ends"  # added to the name where what is judged lies in the past
 SPREAD, FROM = ", of 500", 500  # what is added to the name where shots are drawn from so many windows
 HEARD = ("evidence", "chances", "is_up", "values", "level", "spread")  # as `PooledStream.pool` takes them
 
@@ -158,8 +156,7 @@ class Looks:
             np.savez(path, system=found.system, both=chosen is not self.base)
         with np.load(path) as kept:
             system, guess = kept["system"], bidirectional.USUAL if kept["both"] else USUAL
-        guess = guess.over(len(hidden.kpis))
-        return system, calibrate_finished(system, hidden.step_s, guess=guess, is_beginning=True)
+        return system, unlabelled(hidden, system, guess)
 
     def facts(self, name: str, facts: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """What is known of an adapted network that recordings were looked at with; kept when given."""
@@ -238,11 +235,9 @@ def best_f1(task: Task, system: np.ndarray) -> float:
     return best
 
 
-def unlabelled(task: Task, system: np.ndarray) -> Threshold:
+def unlabelled(frame: Frame, system: np.ndarray, usual: Guess = USUAL) -> Threshold:
     """As `foreshock detect` takes it for a finished recording."""
-    return calibrate_finished(
-        system, task.judged.step_s, guess=USUAL.over(len(task.judged.kpis)), is_beginning=True
-    )
+    return calibrate_finished(system, frame.step_s, guess=usual.over(len(frame.kpis)), is_beginning=True)
 
 
 def fixed(chance: float, step_s: float) -> Threshold:
@@ -262,7 +257,7 @@ def by_verdict(
     odds, kinds, origins = (np.concatenate(one) for one in zip(*read, strict=True))
     score, threshold = score_of(odds), fixed(verdict.threshold, task.judged.step_s)
     if not verdict.detects:
-        score, threshold = finished or (judged.system, unlabelled(task, judged.system))
+        score, threshold = finished or (judged.system, unlabelled(task.judged, judged.system))
     elif finished is not None:
         score = agreed(score, threshold.high, finished[0], finished[1].high)
     return judge(task, score, threshold, kinds, verdict.kinds, origins)
@@ -420,7 +415,7 @@ def measure(
     finished = looks.finished(judged, f"{whose}-finished") if ends else None
     if detector == ZERO:
         if looks.known is None:
-            return judge(task, *finished or (judged.system, unlabelled(task, judged.system)))
+            return judge(task, *finished or (judged.system, unlabelled(task.judged, judged.system)))
         return by_verdict(task, looks.known, judged, finished)  # it names, and finds nothing by itself
     if name == SIMULATED:
         # One look serves all that are shorter.
