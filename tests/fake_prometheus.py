@@ -34,6 +34,7 @@ class Fake:
     holes: list[tuple[float, float]] = field(default_factory=list)  # no samples then, Unix seconds
     twice: bool = False  # samples come twice
     late_s: float = 0.0  # a sample of pay can be had so long after its time; until then the one before it
+    behind_s: float = 0.0  # no sample can be had before so long after its time
     asked: list[dict[str, str]] = field(default_factory=list)
     auth: list[str] = field(default_factory=list)
     began_s: int = field(default_factory=lambda: int(time.time()))
@@ -124,7 +125,7 @@ class Fake:
         stamps = [at for at in stamps if not any(start <= at < end for start, end in self.holes)]
         out = []
         for service in SERVICES:
-            low, high = self.born.get(service, 0.0), min(now, self.gone.get(service, math.inf))
+            low, high = self.born.get(service, 0.0), min(now - self.behind_s, self.gone.get(service, math.inf))
             newest = now - self.late_s if service == "pay" else math.inf
             pairs = [
                 [at, str(self.told(service, kpi[0], min(at, newest)))] for at in stamps if low <= at <= high

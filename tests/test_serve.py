@@ -82,6 +82,23 @@ def test_a_prometheus_in_trouble_raises_no_alarm(tmp_path, mode):
         assert serve.stop() == 0
 
 
+def test_rows_that_come_late_after_a_pause_are_waited_for(tmp_path):
+    """Many rows behind, the newest of them not there yet: none is taken for one without values."""
+    with Fake(behind_s=0.6) as fake, Serving(tmp_path, fake.url) as serve:
+        serve.start()
+        for _ in range(3):
+            fake.mode = "500"
+            time.sleep(2)
+            fake.mode = "ok"
+            serve.wait_for(lambda: serve.metric("foreshock_lag_seconds") < 1.5, 30)
+        assert serve.stop() == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / STORE)) as db:
+        rows = db.execute("SELECT time_ns, score FROM scores ORDER BY time_ns").fetchall()
+    stamps, scores = np.array(rows, dtype=float).T
+    np.testing.assert_allclose(np.diff(stamps), 0.25e9, rtol=1e-5)
+    assert np.isfinite(scores[64:]).all()
+
+
 def test_a_wrong_configuration_changes_nothing_and_a_right_one_loses_nothing(tmp_path):
     """Read in the middle of an incident: refused, told, gone on; then other rules, and the same incident."""
     with Fake() as fake, Serving(tmp_path, fake.url) as serve:

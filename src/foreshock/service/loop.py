@@ -39,7 +39,7 @@ PIECE_CELLS = 100_000  # values scored while nobody else can look
 KNOWN = 1_000  # incidents of an earlier process that are matched
 PARTIAL_ROWS = 3  # so many rows late, a query that keeps failing is left out
 BACK_S = 60.0  # a clock that goes back further, and by four rows, is believed: its rows are read anew
-HOLD_ROWS = 3  # newest rows without a single value are asked for again so often
+HOLD_ROWS = 3  # a row without a single value is asked for again until so many more are due
 PAUSE_S = (1.0, 30.0)  # first and longest pause while the source is away
 SOURCE = "prometheus"
 
@@ -223,9 +223,7 @@ class Loop:
         slots = range(self._last + 1, min(due, self._last + many) + 1)
         frame = await self._read(slots, partial=due - self._last > PARTIAL_ROWS)
         frame = self._blank(slots) if frame is None else frame
-        held = self._held(frame)
-        if held and due - self._last <= HOLD_ROWS:
-            slots = slots[: len(slots) - held]
+        slots = slots[: len(slots) - self._held(frame, due - slots[-1])]
         if len(slots):
             changes = await self._push(frame.rows(slice(0, len(slots))))
             await self._keep(changes)
@@ -253,10 +251,11 @@ class Loop:
         stamps = np.array([self._stamp_ns(slot) for slot in slots], dtype=np.int64)
         return replace(frame, time_ns=stamps, values=np.full((len(slots), len(frame.kpis)), np.nan))
 
-    def _held(self, frame: Frame) -> int:
-        """How many of the newest rows have no value at all: perhaps they are still to come."""
+    def _held(self, frame: Frame, after: int = 0) -> int:
+        """How many of the newest rows have no value at all, and may still come; `after`: rows due after them."""
         seen = np.flatnonzero(np.isfinite(frame.values).any(1))
-        return min(HOLD_ROWS, len(frame) - 1 - int(seen[-1])) if len(seen) else min(HOLD_ROWS, len(frame))
+        blank = len(frame) - (int(seen[-1]) + 1 if len(seen) else 0)
+        return min(blank, max(0, HOLD_ROWS - after))
 
     async def _read(self, slots: range, partial: bool) -> Frame | None:
         read = await self._interruptible(self.client.read(slots, partial))
