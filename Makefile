@@ -1,5 +1,5 @@
 # make demo   an environment, the demo recording, incidents on the screen and a report
-# make test   an environment and the tests, with coverage
+# make test   an environment and the tests, with coverage, two files at a time (WORKERS=0: in one process)
 # make check  linter, format, types
 # make live   the test bed: a shop that breaks on command; make live-test  a small run of it
 # make bench  forward pass beside the original package's; make docs  the generated reference pages
@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 OUT ?= out/demo
+WORKERS ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN = $(VENV)/bin
 
@@ -39,7 +40,8 @@ demo: $(VENV)/.installed
 	@echo "open $(OUT)/report.html in a browser"
 
 test: $(VENV)/.developed
-	$(RUN)/python -m pytest --cov=foreshock --cov-report=term:skip-covered $(PYTEST)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile \
+		--cov=foreshock --cov-report=term:skip-covered $(PYTEST)
 
 check: $(VENV)/.developed
 	$(RUN)/ruff check .
