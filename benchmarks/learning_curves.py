@@ -152,7 +152,7 @@ class Looks:
             def score(detector: Any, part: Frame) -> Scores:
                 return _scores(part, judged.system if part is hidden else detector.score(part).system)
 
-            chosen, found, _ = finished_scores(self.base, hidden, score, Settings())
+            chosen, found = finished_scores(self.base, hidden, score, Settings())
             np.savez(path, system=found.system, both=chosen is not self.base)
         with np.load(path) as kept:
             system, guess = kept["system"], bidirectional.USUAL if kept["both"] else USUAL

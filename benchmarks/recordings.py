@@ -90,7 +90,7 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
         def again(detector: Detector, part: Frame) -> Scores:
             return scores if part is hidden else detector.score(part)
 
-        finished, settled, _ = finished_scores(detector, hidden, again, Settings())
+        finished, settled = finished_scores(detector, hidden, again, Settings())
     whole = fixed_threshold(settled, Settings(), finished)
     causal = calibrate_causal(scores.system, frame.step_s, guess=usual_of(detector, len(frame.kpis)))
     by_threshold = {}

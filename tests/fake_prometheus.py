@@ -125,7 +125,10 @@ class Fake:
         stamps = [at for at in stamps if not any(start <= at < end for start, end in self.holes)]
         out = []
         for service in SERVICES:
-            low, high = self.born.get(service, 0.0), min(now - self.behind_s, self.gone.get(service, math.inf))
+            low, high = (
+                self.born.get(service, 0.0),
+                min(now - self.behind_s, self.gone.get(service, math.inf)),
+            )
             newest = now - self.late_s if service == "pay" else math.inf
             pairs = [
                 [at, str(self.told(service, kpi[0], min(at, newest)))] for at in stamps if low <= at <= high

@@ -105,17 +105,17 @@ def test_random_weights_can_look_both_ways():
 
 def judged_as_finished(frame: Frame):
     detector = load_detector("foreshock")
-    chosen, scores, later = finished_scores(detector, frame, lambda d, part: d.score(part), Settings())
-    return detector, chosen, scores, later
+    chosen, scores = finished_scores(detector, frame, lambda d, part: d.score(part), Settings())
+    return detector, chosen, scores
 
 
 def test_a_finished_recording_is_seen_from_both_ends():
     frame = recording(400)
     frame.values[200:206, 2] *= 4
-    detector, chosen, scores, later = judged_as_finished(frame)
+    detector, chosen, scores = judged_as_finished(frame)
     assert isinstance(chosen, BidirectionalDetector)
     np.testing.assert_array_equal(scores.system, BidirectionalDetector(detector).score(frame).system)
-    assert later == len(frame)
+    assert scores.rows_in_hindsight == len(frame)
     assert not scores.causal
 
 
@@ -124,10 +124,10 @@ def test_what_changes_for_good_hides_no_fault():
     frame = recording(700)
     frame.values[:400] *= 5
     frame.values[200:206, 2] *= 4
-    detector, chosen, scores, later = judged_as_finished(frame)
+    detector, chosen, scores = judged_as_finished(frame)
     both = BidirectionalDetector(detector)
     assert chosen is detector
-    assert later == ROWS
+    assert scores.rows_in_hindsight == ROWS
     threshold = fixed_threshold(scores, Settings(), detector)
     assert threshold.high < 3 < scores.system[200:206].max()
     assert fixed_threshold(both.score(frame), Settings(), both).high > 40

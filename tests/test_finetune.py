@@ -108,9 +108,9 @@ def test_a_finished_recording_is_judged_with_and_without_labels(network: Recogni
     f = frame(seed=5).without_labels()
     base, taught = detector(network), detector(network, adapter)
     score = lambda d, part: d.score(part)  # noqa: E731
-    chosen, scores, later = finished_scores(taught, f, score, Settings())
-    with_labels, (zero, found, seen) = taught.score(f), finished_scores(base, f, score, Settings())
-    assert (chosen, later) == (taught, seen)
+    chosen, scores = finished_scores(taught, f, score, Settings())
+    with_labels, (zero, found) = taught.score(f), finished_scores(base, f, score, Settings())
+    assert (chosen, scores.rows_in_hindsight) == (taught, found.rows_in_hindsight)
     assert (scores.is_odds, scores.causal) == (False, found.causal)
     own, usual = taught.threshold, fixed_threshold(found, Settings(), zero).high
     both = with_labels.system / own + found.system / usual

@@ -35,6 +35,7 @@ def test_an_early_fault_is_seen(early):
     assert settled.system[4:9].min() > 2.5 > settled.system[12:ROWS].max()
     assert settled.services[6].argmax() == 1
     assert settled.kpis[6].argmax() == 2
+    assert (scores.rows_in_hindsight, settled.rows_in_hindsight) == (0, ROWS)
 
 
 def test_later_rows_keep_their_scores(early):

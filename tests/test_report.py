@@ -164,6 +164,18 @@ def test_the_reason_is_told(page):
     assert "/somewhere/private" not in page.text
 
 
+@pytest.mark.parametrize("hindsight", [{"causal": False}, {"settled": 302}])
+def test_what_later_rows_helped_to_see_was_never_noticed(page, hindsight):
+    """Neither in the incident's facts nor beside the known fault; what detects says how it was judged."""
+    frame, scores, *rest = make_case(known=True)
+    told = Page(report.html(frame, replace(scores, **hindsight), *rest)).text
+    for words in ("Noticed", "incident 1, after 1 min"):
+        assert words in page.text
+        assert words not in told
+    assert "later ones, too" in told or "have seen later rows" in told
+    assert "later ones, too" not in page.text
+
+
 def test_known_faults_stand_apart(page):
     """Labels are compared with what was found, silent faults apart, and marked as never seen."""
     assert "1 of 2 known faults found, the right origin named for 1" in page.text

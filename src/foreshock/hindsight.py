@@ -53,7 +53,7 @@ def settle(frame: Frame, scores: Scores, score: Callable[[Frame], Scores]) -> Sc
     for name in ("kpis", "services", "system", "expected"):
         if (mine := getattr(scores, name)) is not None:
             judged[name] = np.concatenate([getattr(later, name)[:first], mine[first:]])
-    return replace(scores, **judged)
+    return replace(scores, settled=first, **judged)
 
 
 def mirrored(frame: Frame) -> Frame:

@@ -31,7 +31,8 @@ class Scores:
     service_names: tuple[str, ...]
     step_s: float
     detector: str = ""
-    causal: bool = True
+    causal: bool = True  # whether no row was judged by later ones, but for `settled`
+    settled: int = 0  # so many of the first rows were judged by later ones, too
     expected: np.ndarray | None = None  # (T, K) float32 in the KPI's own units, where the detector has one
     kinds: np.ndarray | None = None  # (T, C) float32, 0..1: of each kind of fault, if there is one at all
     kind_names: tuple[str, ...] = ()  # C of them
@@ -46,6 +47,11 @@ class Scores:
     def time(self) -> np.ndarray:
         """(T,) datetime64[ns], UTC."""
         return self.time_ns.view("datetime64[ns]")
+
+    @property
+    def rows_in_hindsight(self) -> int:
+        """How many of the first rows later ones helped to judge."""
+        return self.settled if self.causal else len(self)
 
     def rows(self, which: slice) -> Scores:
         """Some rows, as views."""

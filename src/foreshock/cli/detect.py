@@ -97,9 +97,7 @@ def detect(
             frame, repairs = mended(raw, settings, console)
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
             detecting = naming(detector_of(resolved, run, console))
-            detecting, scores, seen_later = scored(
-                detecting, frame.without_labels(), settings, as_live, run, console
-            )
+            detecting, scores = scored(detecting, frame.without_labels(), settings, as_live, run, console)
         with run.phase("decide"):
             given = given_threshold(detecting, resolved, scores.step_s)
             threshold, level = (given, given) if given else thresholds(scores, settings, detecting, as_live)
@@ -110,7 +108,7 @@ def detect(
             ]
         kinds = [_kind(detecting, scores, event) for event in events]
         incidents = [
-            {**event.to_dict(), **_noticed(event, seen_later), **kind, "cause": cause.to_dict()}
+            {**event.to_dict(), **_noticed(event, scores), **kind, "cause": cause.to_dict()}
             for event, kind, cause in zip(events, kinds, causes, strict=True)
         ]
         if report is not None:
@@ -133,7 +131,7 @@ def detect(
             "step_s": frame.step_s,
             "detector": scores.detector,
             "causal": scores.causal,
-            "rows_in_hindsight": seen_later,
+            "rows_in_hindsight": scores.rows_in_hindsight,
             "threshold": None if level is None else level.to_dict(),
             "threshold_from": "labels, by the adapter"
             if given
@@ -155,21 +153,20 @@ def detect(
 
 def scored(
     detector: Any, frame: Frame, settings: Settings, as_live: bool, run: Run, console: Console
-) -> tuple[Any, Scores, int]:
-    """The detector whose scores these are, the scores, and how many rows were judged by later ones, too.
+) -> tuple[Any, Scores]:
+    """The detector whose scores these are, and the scores.
 
     In batches where memory is short, at once where a detector reads both sides by itself.
     """
     if not settings.detector.causal:
         require_fit(frame, settings)
-        scores = detector.score(frame)
-        return detector, scores, 0 if scores.causal else len(frame)
+        return detector, detector.score(frame)
 
     def streamed(detector: Any, part: Frame) -> Scores:
         return Scorer(detector, len(part.kpis), len(part), settings, run, console).push(part)
 
     if as_live:
-        return detector, streamed(detector, frame), 0
+        return detector, streamed(detector, frame)
     return finished_scores(detector, frame, streamed, settings)
 
 
@@ -188,9 +185,11 @@ def thresholds(
     return fixed, fixed
 
 
-def _noticed(event: Event, seen_later: int) -> dict[str, None]:
+def _noticed(event: Event, scores: Scores) -> dict[str, None]:
     """Takes back when an event was noticed, where later rows helped to."""
-    return {} if event.detected >= seen_later else {"detected": None, "detected_time": None}
+    if event.detected >= scores.rows_in_hindsight:
+        return {}
+    return {"detected": None, "detected_time": None}
 
 
 def _kind(detector: Any, scores: Scores, event: Any) -> dict[str, Any]:

@@ -238,8 +238,8 @@ def fixed_threshold(scores: Scores, settings: Settings, detector: Any) -> Thresh
 
 def finished_scores(
     detector: Any, frame: Frame, score: Callable[[Any, Frame], Scores], settings: Settings
-) -> tuple[Any, Scores, int]:
-    """How a recording that lies in the past is judged: detector, scores, how many rows by later ones, too.
+) -> tuple[Any, Scores]:
+    """How a recording that lies in the past is judged: by which detector, and its scores.
 
     Both ways in time where the detector can. But where something changes for good, all that was before is
     new to a pass that comes from there, and the threshold rises above the faults: where it comes out clearly
@@ -251,24 +251,25 @@ def finished_scores(
     """
     import numpy as np
 
-    from foreshock.hindsight import mirrored, rows_of, settle, turned
+    from foreshock.hindsight import mirrored, settle, turned
     from foreshock.models import looking_both_ways
     from foreshock.models.bidirectional import together
     from foreshock.models.verdict import agreed
 
     ahead = score(detector, frame)
     if ahead.is_odds:
-        chosen, found, later = finished_scores(detector.zero_shot, frame, score, settings)
+        chosen, found = finished_scores(detector.zero_shot, frame, score, settings)
         usual = fixed_threshold(found, settings, chosen).high
         system = agreed(ahead.system, detector.threshold, found.system, usual).astype(np.float32)
-        return detector, replace(ahead, system=system, is_odds=False, causal=found.causal), later
+        return detector, replace(
+            ahead, system=system, is_odds=False, causal=found.causal, settled=found.settled
+        )
     if (both := looking_both_ways(detector)) is not None:
         found = together(ahead, turned(score(detector, mirrored(frame))))
         high = fixed_threshold(found, settings, both).high
         if high <= CLEARLY_HIGHER * fixed_threshold(ahead, settings, detector).high:
-            return both, found, len(frame)
-    settled = settle(frame, ahead, lambda part: score(detector, part))
-    return detector, settled, rows_of(len(frame))
+            return both, found
+    return detector, settle(frame, ahead, lambda part: score(detector, part))
 
 
 @dataclass(frozen=True, slots=True)

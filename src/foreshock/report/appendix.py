@@ -99,8 +99,9 @@ def _fault_row(
     named, is_right = "", False
     if hits:
         words = f"incident {_numbers([h + 1 for h in hits])}"
-        if source.scores.causal:
-            words += f", {after(source.events[hits[0]].detected_ns - start_ns)}"
+        first = source.events[hits[0]]
+        if first.detected >= source.scores.rows_in_hindsight:
+            words += f", {after(first.detected_ns - start_ns)}"
         causes = [source.causes[h] for h in hits]
         best = next((c for c in causes if c.is_known), causes[0])
         named, is_right = origin(best), best.is_known and best.services[0].name == service
@@ -159,11 +160,14 @@ def detector_facts(source: Source) -> dict[str, Any]:
     if about.get("model") == "nano":
         about.setdefault("label", NANO)
     name = source.scores.detector or "not named"
+    settled = source.scores.settled
     words = f"{name}. " + (
         "Each score comes from its own row and earlier ones, as it would have while running."
         if source.scores.causal
         else "The scores have seen later rows too; while running they would differ."
     )
+    if source.scores.causal and settled:
+        words += f" But the first {settled} rows were judged by later ones, too."
     rows = [
         (key, str(about[name]))
         for key, name in (("Weights", "model"), ("What they are", "label"))

@@ -40,8 +40,8 @@ def _weight(event: Event, cause: Cause) -> float:
 
 
 def _noticed(source: Source, event: Event) -> list[tuple[str, str]]:
-    """When it was noticed; scores that have seen later rows tell nothing of that."""
-    if not source.scores.causal:
+    """When it was noticed; rows that later ones helped to judge tell nothing of that."""
+    if event.detected < source.scores.rows_in_hindsight:
         return []
     return [("Noticed", f"{clock(source, event.detected_ns)}, {after(event.detected_ns - event.start_ns)}")]
 

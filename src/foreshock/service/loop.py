@@ -252,7 +252,7 @@ class Loop:
         return replace(frame, time_ns=stamps, values=np.full((len(slots), len(frame.kpis)), np.nan))
 
     def _held(self, frame: Frame, after: int = 0) -> int:
-        """How many of the newest rows have no value at all, and may still come; `after`: rows due after them."""
+        """How many of the newest rows have no value at all and may still come; `after` them, rows are due."""
         seen = np.flatnonzero(np.isfinite(frame.values).any(1))
         blank = len(frame) - (int(seen[-1]) + 1 if len(seen) else 0)
         return min(blank, max(0, HOLD_ROWS - after))
