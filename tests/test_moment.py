@@ -558,9 +558,12 @@ def test_threads_beside_others(monkeypatch):
     """The cores that are free, at least one; what the user said comes first."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for load, wanted in ((0.1, 8), (3.2, 5), (40.0, 1)):
-        monkeypatch.setattr(engine.os, "getloadavg", lambda load=load: (load, 0, 0))
+    for load, wanted in ((0.1, 8), (3.2, 5), (8.0, 1)):
+        shares = [100 * min(1.0, max(0.0, load - core)) for core in range(8)]
+        monkeypatch.setattr(engine.psutil, "cpu_percent", lambda *_, shares=shares, **__: [*shares, 100.0])
         assert engine.free_threads() == wanted
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: {0, 8, 9}, raising=False)  # 9 isn't told
+    assert engine.free_threads() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert engine.free_threads() == 3
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ Blocks = Callable[[Tensor, Tensor], Tensor]  # states and bias to states
 PRECISIONS = ("auto", "fp32", "bf16")
 MIN_RANK_CORRELATION = 0.99  # of the errors in bf16 with those in fp32; below it fp32 is kept
 
+LOOK_S = 0.2  # how long we look at what other processes use
 # Widest activation of one batch. EPYC 9004, 1 MB of second-level cache a core: 3 to 6 MB are best for
 # nano, small and large alike, and 4 times as much costs 2 to 18 %; benchmarks/moment_speed.py, 2026-11-24.
 BATCH_BYTES = 6 << 20
@@ -298,7 +300,7 @@ def probe_series(rows: int = 4, steps: int = 128) -> np.ndarray:
 
 
 def free_threads() -> int:
-    """Threads that find a free core now: the cores we may use, less the load others put on them.
+    """Threads that find a free core now: the cores we may use, less what others use of them.
 
     A thread that has to share its core makes all others wait at each layer. Set `OMP_NUM_THREADS` to decide
     yourself; it is returned as it stands.
@@ -306,12 +308,10 @@ def free_threads() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told) > 0:
         return int(told)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        busy = os.getloadavg()[0]
-    except OSError:
-        busy = 0.0
-    return max(1, min(usable, round(usable - busy)))
+    shares = psutil.cpu_percent(LOOK_S, percpu=True)  # not the load average: that still holds what has ended
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(len(shares)))
+    busy = sum(shares[core] for core in usable if core < len(shares)) / 100
+    return max(1, round(len(usable) - busy))
 
 
 def use_free_threads() -> int:
