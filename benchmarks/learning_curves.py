@@ -114,11 +114,15 @@ class Looks:
     def of(self, frame: Frame, name: str, recogniser: Recogniser | None = None) -> Lesson:
         """With the frozen network, or with an adapted one, which the name then has to tell."""
         if name not in self.lately:
-            path = self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}.npz"
+            path = self._file(f"{name}.npz")
             if not path.exists():
                 self._read(frame, recogniser or self.base.recogniser, path)
             self.lately = dict(list(self.lately.items())[-3:]) | {name: self._lesson(frame, path)}
         return self.lately[name]
+
+    def _file(self, name: str) -> Path:
+        """Where something of these weights is kept."""
+        return self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}"
 
     def _read(self, frame: Frame, recogniser: Recogniser, path: Path) -> None:
         stream, hidden = Heard(recogniser, self.base.options, ""), frame.without_labels()
@@ -146,7 +150,7 @@ class Looks:
     def finished(self, judged: Lesson, name: str) -> tuple[np.ndarray, Threshold]:
         """Without labels: the scores of a recording that lies in the past, and its threshold."""
         hidden = judged.frame.without_labels()
-        path = self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}.npz"
+        path = self._file(f"{name}.npz")
         if not path.exists():
 
             def score(detector: Any, part: Frame) -> Scores:
@@ -160,7 +164,7 @@ class Looks:
 
     def facts(self, name: str, facts: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """What is known of an adapted network that recordings were looked at with; kept when given."""
-        path = self.cache / f"{self.base.facts['weights_sha256'][:12]}-{name}.json"
+        path = self._file(f"{name}.json")
         if facts is not None:
             path.write_text(json.dumps(facts))
         return json.loads(path.read_text()) if path.exists() else None
