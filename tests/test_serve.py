@@ -84,8 +84,10 @@ def test_a_prometheus_in_trouble_raises_no_alarm(tmp_path, mode):
 
 def test_rows_that_come_late_after_a_pause_are_waited_for(tmp_path):
     """Many rows behind, the newest of them not there yet: none is taken for one without values."""
-    with Fake(behind_s=0.6) as fake, Serving(tmp_path, fake.url) as serve:
+    with Fake() as fake, Serving(tmp_path, fake.url) as serve:
         serve.start()
+        serve.wait_for(lambda: serve.metric("foreshock_cycles_total") > 12)  # it knows its clock by now
+        fake.behind_s = 0.5
         for _ in range(3):
             fake.mode = "500"
             time.sleep(2)
