@@ -223,14 +223,15 @@ class Loop:
         slots = range(self._last + 1, min(due, self._last + many) + 1)
         frame = await self._read(slots, partial=due - self._last > PARTIAL_ROWS)
         frame = self._blank(slots) if frame is None else frame
-        slots = slots[: len(slots) - self._held(frame, due - slots[-1])]
+        held = self._held(frame, due - slots[-1])
+        slots = slots[: len(slots) - held]
         if len(slots):
             changes = await self._push(frame.rows(slice(0, len(slots))))
             await self._keep(changes)
         self._last += len(slots)
         if len(slots):
             self._finish(began)
-        return 0.0 if len(slots) and due > self._last else min(1.0, self._step_s / 4)
+        return 0.0 if len(slots) and due > self._last + held else min(1.0, self._step_s / 4)
 
     async def _begin_anew(self, back_s: float) -> None:
         """Prometheus's clock was set back: rows that it will give once more are read back and scored anew."""
