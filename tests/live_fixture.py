@@ -38,7 +38,7 @@ def settings(step_s=30.0, token=TOKEN, **serve):
     )
 
 
-def build(folder: Path | str, frame=None, detector="foreshock", piece=30):
+def build(folder: Path | str, frame=None, detector="foreshock", piece=32):
     """A Live that has seen a recording, piece after piece, as the loop would feed it."""
     frame = shop() if frame is None else frame
     live = empty(folder, detector, frame.step_s, TOKEN)
@@ -46,7 +46,7 @@ def build(folder: Path | str, frame=None, detector="foreshock", piece=30):
     return live
 
 
-def feed(live, frame, piece=30):
+def feed(live, frame, piece=32):
     """Push rows; keep incidents, and the rows of those that ended."""
     for at in range(0, len(frame), piece):
         for change in live.monitor.push(frame.rows(slice(at, at + piece))):

@@ -57,29 +57,31 @@ def write(path: Path, text: str | bytes) -> Path:
 # ------------------------------------------------------------------------------------------------ start-up
 
 
-def seconds_of(*words: str) -> float:
-    """Processor time of a start, the best of several.
+def seconds_of(folder: Path, *words: str) -> float:
+    """Processor time of a start, the best of several, from compiled files as an installation has them.
 
     Starting is one thread that never waits, so on an idle machine this is what the clock shows; beside
     other work the clock would show theirs.
     """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder)
     times = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *words], check=True, capture_output=True)
+        subprocess.run([sys.executable, *words], check=True, capture_output=True, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     return min(times)
 
 
-def test_help_is_instant():
+def test_help_is_instant(tmp_path: Path):
     """--help in under 0.3 s, interpreter included."""
-    assert seconds_of("-m", "foreshock", "--help") < 0.3
+    assert seconds_of(tmp_path, "-m", "foreshock", "--help") < 0.3
 
 
-def test_import_is_instant():
+def test_import_is_instant(tmp_path: Path):
     """`import foreshock` in under 0.2 s, interpreter included."""
-    assert seconds_of("-c", "import foreshock") < 0.2
+    assert seconds_of(tmp_path, "-c", "import foreshock") < 0.2
 
 
 def test_version_and_help(ask):
@@ -160,6 +162,9 @@ def test_detect_looks_both_ways(ask, how):
     assert facts["causal"] is False
     assert facts["rows_in_hindsight"] == facts["rows"]
     assert {incident["detected_time"] for incident in facts["incidents"]} == {None}  # later rows helped
+    assert {incident["fault_type_from"] for incident in facts["incidents"]} == {"simulated systems"}
+    for incident in facts["incidents"]:
+        assert (incident["fault_chance"] >= 0.5) == (incident["fault_type"] != "unknown")
     faults = fault_spans(foreshock.read("demo:").labels.fault_id)
     assert len(facts["incidents"]) == len(faults) == 5
     for (first, last), incident in zip(faults, facts["incidents"], strict=True):

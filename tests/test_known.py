@@ -130,14 +130,10 @@ def test_a_kind_is_told_from_a_half_on():
 
 
 def test_detect_says_so(capsys: pytest.CaptureFixture[str]):
-    """The kind, its chance and where that was learned, for people and for machines."""
+    """The kind, its chance and where that was learned, for people; for machines: test_cli."""
     assert run(["detect", "demo:"]) == 0
     assert "memory_leak, 9" in (words := capsys.readouterr().out)
     assert "(learned from simulated systems)" in words
-    assert run(["detect", "demo:", "--json"]) == 0
-    incidents = json.loads(capsys.readouterr().out)["incidents"]
-    assert {one["fault_type_from"] for one in incidents} == {"simulated systems"}
-    assert all((one["fault_chance"] >= 0.5) == (one["fault_type"] != "unknown") for one in incidents)
 
 
 # ------------------------------------------------------------------------------------------------- on disk
