@@ -77,17 +77,18 @@ def curves(records: Sequence[Record]) -> list[str]:
     """Detection by detector and number of labels."""
     rows = []
     for (detector, shots), group in groups(records).items():
-        found = [fault["found"] for r in group for fault in r["each"]]
+        found = sum(fault["found"] for r in group for fault in r["each"])
+        faults = sum(len(r["each"]) for r in group)
         false = sum(r["false_alarms"] for r in group)
-        low, high = interval(found, false)
+        low, high = interval(found, faults, false)
         rows.append(
             [
                 detector,
                 _shots(group, shots),
                 " ".join(str(r["seed"]) for r in group),
                 f"{statistics.mean(r['average_precision'] for r in group):.3f}",
-                f"{f1(sum(found), len(found), false):.3f} ({low:.2f} to {high:.2f})",
-                f"{sum(found)} of {len(found)}",
+                f"{f1(found, faults, false):.3f} ({low:.2f} to {high:.2f})",
+                f"{found} of {faults}",
                 false,
                 f"{statistics.mean(map(best_f1, group)):.3f}",
                 f"{statistics.mean(_spent(r) for r in group):.0f}",
@@ -112,12 +113,11 @@ def f1(found: float, faults: int, false: float) -> float:
     return 2 * found / max(found + false + faults, 1e-9)
 
 
-def interval(found: Sequence[bool], false: int) -> tuple[float, float]:
+def interval(found: int, faults: int, false: int) -> tuple[float, float]:
     """Of the F1, 95 %: faults drawn with replacement, false alarms as a Poisson count."""
     draw = np.random.default_rng(0)
-    again = draw.binomial(len(found), sum(found) / len(found), 1000)
-    pairs = zip(again.tolist(), draw.poisson(false, 1000).tolist(), strict=True)
-    made = sorted(f1(hits, len(found), alarms) for hits, alarms in pairs)
+    again, alarms = draw.binomial(faults, found / faults, 1000), draw.poisson(false, 1000)
+    made = sorted(f1(hits, faults, count) for hits, count in zip(again, alarms, strict=True))
     return made[25], made[974]
 
 

@@ -20,6 +20,7 @@ from foreshock.store import Store
 from foreshock.stream import Monitor
 
 TOKEN = "a-token-for-tests"
+PIECE = 32  # rows pushed at once: a block of the detector, which is looked at once then
 
 
 def shop(rows=1440, now=None):
@@ -38,18 +39,18 @@ def settings(step_s=30.0, token=TOKEN, **serve):
     )
 
 
-def build(folder: Path | str, frame=None, detector="foreshock", piece=32):
+def build(folder: Path | str, frame=None, detector="foreshock"):
     """A Live that has seen a recording, piece after piece, as the loop would feed it."""
     frame = shop() if frame is None else frame
     live = empty(folder, detector, frame.step_s, TOKEN)
-    feed(live, frame, piece)
+    feed(live, frame)
     return live
 
 
-def feed(live, frame, piece=32):
+def feed(live, frame):
     """Push rows; keep incidents, and the rows of those that ended."""
-    for at in range(0, len(frame), piece):
-        for change in live.monitor.push(frame.rows(slice(at, at + piece))):
+    for at in range(0, len(frame), PIECE):
+        for change in live.monitor.push(frame.rows(slice(at, at + PIECE))):
             live.store.save_incident(change.incident.to_dict())
             if change.kind == "closed":
                 learn.keep_evidence(live.store, live.monitor, change.incident)

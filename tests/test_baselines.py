@@ -332,18 +332,19 @@ np.save(sys.argv[2], stumpy.stump(np.load(sys.argv[1]), 32)[:, 0].astype(float))
 """
 
 
+@pytest.mark.slow
 def test_the_matrix_profile_is_stumpys(tmp_path):
     """The same distances as the reference implementation, as plain Python: to compile it takes a minute."""
     if find_spec("stumpy") is None:
         pytest.skip("stumpy is not installed")
-    x = np.cumsum(np.random.default_rng(1).normal(size=400))
-    ours, theirs = tmp_path / "x.npy", tmp_path / "found.npy"
-    np.save(ours, x)
+    x = np.cumsum(np.random.default_rng(1).normal(size=900))
+    series, distances = tmp_path / "series.npy", tmp_path / "distances.npy"
+    np.save(series, x)
     subprocess.run(
-        [sys.executable, "-c", REFERENCE, str(ours), str(theirs)],
+        [sys.executable, "-c", REFERENCE, str(series), str(distances)],
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, check=True, capture_output=True,
     )  # fmt: skip
-    expected = np.load(theirs)
+    expected = np.load(distances)
     np.testing.assert_allclose(
         matrix_profile(x[:, None], 32)[16 : 16 + len(expected), 0], expected, atol=1e-4
     )
