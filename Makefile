@@ -1,5 +1,6 @@
 # make demo   an environment, the demo recording, incidents on the screen and a report
-# make test   an environment and the tests, with coverage, two files at a time (WORKERS=0: in one process)
+# make test   an environment and the tests, two files at a time (WORKERS=0: in one process)
+# make cover  the same with coverage, which takes about a tenth longer
 # make check  linter, format, types
 # make live   the test bed: a shop that breaks on command; make live-test  a small run of it
 # make bench  forward pass beside the original package's; make docs  the generated reference pages
@@ -20,7 +21,7 @@ RUN = $(VENV)/bin
 export FORESHOCK_TEST_DATA ?= $(wildcard $(abspath ../shared/data))
 export FORESHOCK_GOLDEN ?= $(wildcard $(abspath ../shared/golden))
 
-.PHONY: demo test check live live-test bench docs requirements clean
+.PHONY: demo test cover check live live-test bench docs requirements clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,8 +41,10 @@ demo: $(VENV)/.installed
 	@echo "open $(OUT)/report.html in a browser"
 
 test: $(VENV)/.developed
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile \
-		--cov=foreshock --cov-report=term:skip-covered $(PYTEST)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+
+cover: override PYTEST += --cov=foreshock --cov-report=term:skip-covered
+cover: test
 
 check: $(VENV)/.developed
 	$(RUN)/ruff check .
