@@ -1,25 +1,28 @@
 """What is told of each KPI beside its evidence: where it stands, how it moves, and for how long.
 
 How far it is from its usual level, and from its level of lately; whether it fell silent; how rough it is from
-row to row; each as a running mean, so that what lasts counts more than what flickers. Pieces of any size give
-the same, and nothing later than a row tells of it.
+row to row; on which side of its past and of lately it stands; each over some rows, so that what lasts counts
+more than what flickers. Pieces of any size give the same, and nothing later than a row tells of it.
 
-Not here: the evidence (vigil), figures of services (figures).
+Not here: the evidence (vigil), ranks in the past (standing), figures of services (figures).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from foreshock.models.standing import Leaning, Standing
 from foreshock.windows import fill_forward, rearranged
 
 NEWEST = (0.6, 0.15)  # what a row counts in the two running means of each signal; a slower one adds nothing
 # What is told of a KPI: "higher" and "lower" than its usual level, "risen" and "fallen" from that of lately.
-WAYS = ("louder_up", "louder_down", "higher", "lower", "risen", "fallen", "silent", "rougher")
+WAYS = ("louder_up", "louder_down", "higher", "lower", "risen", "fallen", "silent", "rougher",
+        "above", "below", "above_lately", "below_lately")  # fmt: skip
 FORGET = 0.01  # what a row counts in the level of lately, and in the usual share of rows that are observed
 CLIP = 8.0  # usual spreads from the usual level beyond which a value counts no more in the level of lately
 FEW = 16  # rows up to which the level of lately is believed less
 MEAN_TO_SPREAD = 1.25  # a normal distribution's spread over its mean deviation
+LONG = 4  # rows between two of the longer past in which a value has its rank: 1,024 rows in all
 STEPS = 5  # whose median tells how rough a KPI is: two of them may be an incident's begin and end
 ROUGHEST = 3.0  # about 20 times the usual
 
@@ -29,6 +32,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.silence, self.lately, self.roughness, self.lasting = Silence(), Lately(), Roughness(), Lasting()
+        self.past, self.recent, self.leaning = Standing(LONG), Standing(), Leaning(NEWEST)
 
     def push(
         self, evidence: np.ndarray, is_up: np.ndarray, values: np.ndarray, level: np.ndarray,
@@ -52,12 +56,18 @@ class Signals:
         up, down, off, moved, silent, rough = np.moveaxis(
             self.lasting.push(np.stack(told, 1).astype(np.float32)), 2, 0
         )
-        parted = [np.maximum(way * one, 0) for one in (off, moved) for way in (1, -1)]
-        return np.stack([up, down, *parted, silent, rough], 2)
+        stands = np.stack([np.where(drifts, 0, own.push(values)) for own in (self.past, self.recent)], 1)
+        aside, aside_lately = np.moveaxis(self.leaning.push(stands, np.isfinite(values)), 2, 0)
+        off_up, off_down, moved_up, moved_down, *sides = (
+            np.maximum(way * one, 0) for one in (off, moved, aside, aside_lately) for way in (1, -1)
+        )
+        return np.stack([up, down, off_up, off_down, moved_up, moved_down, silent, rough, *sides], 2)
 
     def take(self, columns: np.ndarray) -> None:
         """Go on with these KPIs, by their column; -1 is one that was never observed."""
-        for part in (self.silence, self.lately, self.roughness, self.lasting):
+        for part in (
+            self.silence, self.lately, self.roughness, self.lasting, self.past, self.recent, self.leaning,
+        ):  # fmt: skip
             part.take(columns)
 
 
