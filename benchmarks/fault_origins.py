@@ -20,12 +20,11 @@ from typing import Any
 
 import labelled
 import numpy as np
-from learning_curves import SIMULATED, Looks
+from learning_curves import SIMULATED, Looks, read
 
 from foreshock.decide import Event
 from foreshock.explain import explain
 from foreshock.frame import Frame
-from foreshock.models.shots import Lesson
 from foreshock.runlog import git_commit
 from foreshock.scores import Scores
 
@@ -73,16 +72,17 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     args = parser.parse_args()
     looks = Looks(args.cache, args.model)
+    assert looks.known is not None
     with OUT.open("w", encoding="utf-8") as file:
         for seed in args.seeds:
             task = labelled.simulated(seed, 1)
             frame, labels = task.judged, task.judged.labels
             assert labels is not None
             seen = looks.of(frame, f"{SIMULATED}-{seed}-judged".replace(" ", "-"))
-            scores = _scores(frame, seen.evidence, seen.system)
+            scores = seen_scores(frame, seen.evidence, seen.system)
             names = ("explain with the verdict, zero-shot", "explain alone", "BARO-like")
             ranks: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-            told = replace(scores, origins=_origins(looks, seen))
+            told = replace(scores, origins=read(looks.known, seen)[2].astype(np.float32))
             for number, (first, last) in enumerate(task.faults):
                 root = str(labels.root_cause[first])
                 orders = (
@@ -103,16 +103,7 @@ def main() -> None:
                 print(name, seed, sum(e["root_rank"] == 1 for e in each), len(each), flush=True)
 
 
-def _origins(looks: Looks, seen: Lesson) -> np.ndarray:
-    """(T, S) chances of each service to be the root, as simulated systems taught them."""
-    assert looks.known is not None
-    here = looks.known.narrow(seen.columns)
-    parts = [slice(at, at + 512) for at in range(0, len(seen.system), 512)]
-    read = [here.read(seen.figures[some], seen.services[some])[2] for some in parts]
-    return np.concatenate(read).astype(np.float32)
-
-
-def _scores(frame: Frame, evidence: np.ndarray, system: np.ndarray) -> Scores:
+def seen_scores(frame: Frame, evidence: np.ndarray, system: np.ndarray) -> Scores:
     kpis = np.where(np.isfinite(frame.values), evidence, np.nan).astype(np.float32)
     services = np.zeros((len(frame), len(frame.services)), np.float32)
     return Scores(

@@ -73,6 +73,7 @@ ZERO, PROBE, LORA, WHOLE = (
 )
 ENDS = ", from both ends"  # added to the name where what is judged lies in the past
 SPREAD, FROM = ", of 500", 500  # what is added to the name where shots are drawn from so many windows
+LENGTHS = tuple(labelled.QUIET_ROWS + n * SHOT_ROWS for n in (100, FROM, 1000))  # of recordings looked at
 HEARD = ("evidence", "chances", "is_up", "values", "level", "spread")  # as `PooledStream.pool` takes them
 
 
@@ -110,6 +111,12 @@ class Looks:
         self.known = None if known is None else known.verdict
         self.exact = load_detector("foreshock", model=model, precision="fp32")
         self.lately: dict[str, Lesson] = {}
+
+    def beginning(self, frame: Frame, whose: str, rows: int) -> Lesson:
+        """The first rows of a recording; any look that goes as far serves, as rows are seen by none later."""
+        longer = (n for n in sorted(LENGTHS) if n >= rows and self._file(f"{whose}-{n}.npz").exists())
+        most = next(longer, min(n for n in LENGTHS if n >= rows))
+        return first_rows(self.of(frame.rows(slice(0, most)), f"{whose}-{most}"), rows)
 
     def of(self, frame: Frame, name: str, recogniser: Recogniser | None = None) -> Lesson:
         """With the frozen network, or with an adapted one, which the name then has to tell."""
@@ -251,14 +258,19 @@ def fixed(chance: float, step_s: float) -> Threshold:
 # ------------------------------------------------------------------------------------------- ways to learn
 
 
+def read(verdict: Verdict, seen: Lesson) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(T,) log odds, (T, kinds) and (T, S) probabilities of a whole recording, in parts that fit."""
+    here = verdict.narrow(seen.columns)
+    parts = [slice(at, at + 512) for at in range(0, len(seen.system), 512)]
+    odds, kinds, origins = zip(*(here.read(seen.figures[p], seen.services[p]) for p in parts), strict=True)
+    return np.concatenate(odds), np.concatenate(kinds), np.concatenate(origins)
+
+
 def by_verdict(
     task: Task, verdict: Verdict, judged: Lesson, finished: tuple[np.ndarray, Threshold] | None = None
 ) -> dict[str, Any]:
     """The figures of a verdict; with what is seen from both ends where that is given."""
-    here = verdict.narrow(judged.columns)
-    parts = [slice(at, at + 512) for at in range(0, len(judged.system), 512)]
-    read = [here.read(judged.figures[p], judged.services[p]) for p in parts]
-    odds, kinds, origins = (np.concatenate(one) for one in zip(*read, strict=True))
+    odds, kinds, origins = read(verdict, judged)
     score, threshold = score_of(odds), fixed(verdict.threshold, task.judged.step_s)
     if not verdict.detects:
         score, threshold = finished or (judged.system, unlabelled(task.judged, judged.system))
@@ -422,15 +434,12 @@ def measure(
             return judge(task, *finished or (judged.system, unlabelled(task.judged, judged.system)))
         return by_verdict(task, looks.known, judged, finished)  # it names, and finds nothing by itself
     if name == SIMULATED:
-        # One look serves all that are shorter.
-        windows = FROM if spread else shots
-        most, rows = (labelled.QUIET_ROWS + n * SHOT_ROWS for n in (max(windows, 100), windows))
-        longest = task.teaching.rows(slice(0, most))
-        task = replace(task, teaching=task.teaching.rows(slice(0, rows)))
+        rows, whole = labelled.QUIET_ROWS + (FROM if spread else shots) * SHOT_ROWS, task.teaching
+        task = replace(task, teaching=whole.rows(slice(0, rows)))
         if detector in few_baselines.BASELINES and shots > 100:
             taught = unseen(task.teaching)
         else:
-            taught = first_rows(looks.of(longest, f"{whose}-taught-{most}"), rows)
+            taught = looks.beginning(whole, f"{whose}-taught", rows)
     else:
         taught = looks.of(task.teaching, f"{whose}-taught")
     looks_bad = None if looks.known is None or not taught.columns.size else [

@@ -5,6 +5,7 @@
 The verdict beside `nano` was learned on invented systems (`python -m foreshock.pretrain verdict`). Judged,
 told the rows of each fault: invented systems it never saw, with the same physics; the demo's shop; with
 --data (it holds `nezha/`) real faults that people injected, by the kind that they evidently are (MEANT).
+What the network sees of a recording lies in --cache, so that another verdict is judged in minutes.
 Simulated Train Ticket stands in results/learning_curves.jsonl, as `foreshock, zero-shot`. The root is ranked
 by the verdict alone, and by `explain` without and with it. One JSON line a recording goes to
 results/simulated_verdict.jsonl.
@@ -22,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_origins import explained
+from fault_origins import explained, seen_scores
+from learning_curves import Looks, read
 
 import foreshock
 from foreshock.frame import Frame
 from foreshock.metrics import fault_spans
-from foreshock.models import load_detector, naming
 from foreshock.models.known import load_known
+from foreshock.models.shots import Lesson
+from foreshock.models.verdict import Verdict
 from foreshock.pretrain.simulated import HELD_BACK, SimulatedPlan, macro_f1, recording
 from foreshock.runlog import git_commit
 from foreshock.sources import simulator
@@ -53,26 +56,27 @@ def recordings(data: Path | None) -> Iterator[tuple[str, Frame]]:
         yield f"{name}, recorded", foreshock.read(str(data / file))
 
 
-def judge(frame: Frame, detector: Any) -> list[dict[str, Any]]:
+def judge(frame: Frame, looked: Lesson, verdict: Verdict) -> list[dict[str, Any]]:
     """Each fault that metrics can show: its kind, what it is told as, how likely, the ranks of its root."""
     labels = frame.labels
     assert labels is not None
-    scores = detector.score(frame.without_labels())
-    alone = replace(scores, kinds=None, kind_names=(), origins=None)
+    alone = seen_scores(frame, looked.evidence, looked.system)
+    _, kinds, origins = read(verdict, looked)
+    scores = replace(alone, origins=origins.astype(np.float32))
     out = []
     seen = np.where(labels.anomaly & labels.metric_visible & ~labels.ignore, labels.fault_id, -1)
     for number, (first, last) in enumerate(fault_spans(seen)):
         kind, root = str(labels.fault_type[first]), str(labels.root_cause[first])
-        mean = scores.kinds[first:last].mean(0)
-        by_verdict = np.argsort(-scores.origins[first:last].mean(0), kind="stable")
+        mean = kinds[first:last].mean(0)
+        by_verdict = np.argsort(-origins[first:last].mean(0), kind="stable")
         orders = {
             "explain": explained(frame, alone, first, last, number),
             "explain with the verdict": explained(frame, scores, first, last, number),
-            "verdict": [scores.service_names[int(i)] for i in by_verdict],
+            "verdict": [frame.services[int(i)] for i in by_verdict],
         }
         ranks = {name: order.index(root) + 1 if root in order else None for name, order in orders.items()}
         out.append({
-            "kind": MEANT.get(kind, kind), "called": kind, "named": scores.kind_names[int(mean.argmax())],
+            "kind": MEANT.get(kind, kind), "called": kind, "named": verdict.kinds[int(mean.argmax())],
             "chance": round(float(mean.max()), 4), "root_ranks": ranks,
         })  # fmt: skip
     return out
@@ -98,16 +102,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "foreshock-verdict")
     args = parser.parse_args()
-    known = load_known("nano")
+    known, looks = load_known("nano"), Looks(args.cache, "nano")
     assert known is not None
-    detector = naming(load_detector("foreshock"))
     found: dict[str, list[dict[str, Any]]] = {}
-    args.cache.mkdir(parents=True, exist_ok=True)
     for number, (name, frame) in enumerate(recordings(args.data)):
-        path = args.cache / f"{known.sha256[:12]}-{number}.json"
-        if not path.exists():
-            path.write_text(json.dumps(judge(frame, detector)))
-        found.setdefault(name, []).extend(json.loads(path.read_text()))
+        seen = looks.of(frame, f"verdict-{number}")
+        found.setdefault(name, []).extend(judge(frame, seen, known.verdict))
         print(number, name, len(frame), flush=True)
     with OUT.open("w", encoding="utf-8") as file:
         for name, each in found.items():
