@@ -18,7 +18,7 @@ from foreshock.config import Settings
 from foreshock.decide import decide
 from foreshock.errors import ConfigError, FrameError, OutputError, WeightsError
 from foreshock.frame import Frame, Kpi, Labels
-from foreshock.models import lora, weights
+from foreshock.models import judging, lora, weights
 from foreshock.models.figures import figure_names, quantity, service_figure_names
 from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
 from foreshock.models.judging import look
@@ -385,6 +385,33 @@ def test_few_incidents_leave_the_score_alone(network: Recogniser, tmp_path: Path
     assert adapted.threshold is None
     assert not scores.is_odds
     assert scores.kind_names == ("cpu_fault", "latency_fault")
+
+
+def test_labels_decide_unless_zero_shot_is_surely_better(network: Recogniser):
+    """One incident lost, another won say nothing; all lost do; windows count for those like them."""
+    lesson = look(frame(), network, detector(network).options)
+    m = judging.gather([lesson], draw_shots([lesson], 16, 16))
+    of, later = m.incident[m.shot], m.row >= judging.SETTLED
+    quiet, bad = (
+        np.where(m.is_faulty, 0.0, np.random.default_rng(0).random(len(of))),
+        np.unique(of[later])[1:],
+    )
+    assert len(bad) >= 4
+
+    def found(*lost: int) -> np.ndarray:
+        return np.where(m.is_faulty, np.where(np.isin(of, lost), 0.9, 2.0), quiet)
+
+    zero = replace(m, system=found(bad[0]))
+    is_better, facts = judging.compare(zero, found(bad[1]))
+    assert is_better
+    assert facts["ap_error"] > abs(facts["crossed_ap"] - facts["zero_shot_ap"])
+    is_better, worse = judging.compare(zero, found(*bad))
+    assert not is_better
+    assert judging.compare(replace(m, system=found(*bad)), found(bad[1]))[0]
+    rare = [replace(shot, weight=shot.weight * (1.0 if shot.is_faulty else 0.01)) for shot in m.shots]
+    assert (
+        judging.compare(replace(zero, shots=tuple(rare)), found(*bad))[1]["crossed_ap"] > worse["crossed_ap"]
+    )
 
 
 def test_a_verdict_fits_a_deployment_with_fewer_quantities():

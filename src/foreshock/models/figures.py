@@ -2,8 +2,9 @@
 
 Of the system: how loud the loudest KPIs are, how many join in, which quantities (processor, memory, latency,
 ...) go up or down. Of each service: how loud each of its quantities is, how far it stands from its usual
-level, on which side of its past it stays by rank, whether it fell silent, and how rough it is. What is learned
-from such figures on one deployment says something on another, and of a service something of every other.
+level, on which side of its past it stays by rank, whether it fell silent, and how rough it is. What is
+learned from such figures on one deployment says something on another, and of a service something of every
+other.
 
 Not here: the evidence itself (vigil), what is told of single KPIs (signals), what is learned from the figures
 (verdict).

@@ -301,11 +301,12 @@ def _origins(
 
 
 def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]:
-    """Whether the verdict finds incidents it did not learn from better than zero-shot scoring, and figures.
+    """Whether the verdict ranks incidents it did not learn from as well as zero-shot scoring, and figures.
 
-    Where it does not, the zero-shot score and its threshold stay, and the verdict only names kinds and
-    services. Of few incidents that can't be told, and not in the first rows of a recording: zero-shot scoring
-    has no past there, so that to beat it says nothing of later rows.
+    Where it does worse than that by more than a standard error over incidents, the zero-shot score and its
+    threshold stay, and the verdict only names kinds and services. Of few incidents that can't be told, and
+    not in the first rows of a recording: zero-shot scoring has no past there, so that to beat it says nothing
+    of later rows.
 
     Args:
         odds: (n,) as `crossed` gives them.
@@ -316,15 +317,25 @@ def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]
     facts: dict[str, Any] = {"incidents": _count(material.incident), "compared_incidents": compared}
     if not bad.any() or bad.all():
         return False, facts
-    ours, zero = (_precision(one[later], bad) for one in (odds, material.system))
-    facts |= {"crossed_ap": round(ours, 4), "zero_shot_ap": round(zero, 4)}
-    return ours >= zero, facts
+    stands_for = np.array([shot.weight for shot in material.shots])[material.shot[later]]
+    ours, zero = (_shares(one[later], bad, stands_for) for one in (odds, material.system))
+    of, counts = material.incident[material.shot[later]][bad], stands_for[bad]
+    lost = np.array([(zero - ours)[of == one].mean() for one in np.unique(of)])
+    error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0
+    ap, zero_ap = (float(np.average(one, weights=counts)) for one in (ours, zero))
+    facts |= {"crossed_ap": round(ap, 4), "zero_shot_ap": round(zero_ap, 4), "ap_error": round(error, 4)}
+    return ap >= zero_ap - error, facts
 
 
-def _precision(odds: np.ndarray, is_faulty: np.ndarray) -> float:
-    """Average precision: the mean, over faulty rows, of the share of faulty ones among all ranked as high."""
-    bad = is_faulty[np.argsort(-odds, kind="stable")]
-    return float((np.cumsum(bad) / np.arange(1, len(bad) + 1))[bad].mean())
+def _shares(odds: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """For each faulty row the share of faulty ones among all ranked as high; their mean is AP.
+
+    Quiet windows are drawn where a verdict errs, so rows count as often as there are windows like theirs.
+    """
+    order = np.argsort(-odds, kind="stable")
+    shares = np.empty(len(odds))
+    shares[order] = np.cumsum(np.where(is_faulty, weight, 0)[order]) / np.cumsum(weight[order])
+    return np.asarray(shares[is_faulty])
 
 
 def count_incidents(lessons: Sequence[Lesson], shots: Sequence[Shot]) -> int:
