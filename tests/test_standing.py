@@ -8,15 +8,14 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from foreshock.models.standing import FEW, KEPT, Leaning, Standing
-
-NEWEST = (0.6, 0.15)
+from foreshock.models.signals import Chance, Lasting
+from foreshock.models.standing import FEW, KEPT, Standing
 
 
 def leaning(values: np.ndarray, stride: int = 1) -> np.ndarray:
     """(n, K) → (n, K), the slower sum."""
-    deviates = Standing(stride).push(values)
-    return Leaning(NEWEST).push(deviates[:, None], np.isfinite(values))[:, 1, 0]
+    deviates = Standing(stride).push(values).astype(np.float32)
+    return (Lasting().push(deviates) / Chance().push(np.isfinite(values)))[:, 1]
 
 
 def test_ranks_are_normal_deviates():

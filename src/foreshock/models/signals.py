@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from foreshock.models.standing import Leaning, Standing
+from foreshock.models.standing import Standing
 from foreshock.windows import fill_forward, rearranged
 
 NEWEST = (0.6, 0.15)  # what a row counts in the two running means of each signal; a slower one adds nothing
@@ -25,6 +25,7 @@ MEAN_TO_SPREAD = 1.25  # a normal distribution's spread over its mean deviation
 LONG = 4  # rows between two of the longer past in which a value has its rank: 1,024 rows in all
 STEPS = 5  # whose median tells how rough a KPI is: two of them may be an incident's begin and end
 ROUGHEST = 3.0  # about 20 times the usual
+FAINT = 0.1  # share of rows observed that is added, so that ranks of hardly any are not taken for much
 
 
 class Signals:
@@ -32,7 +33,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.silence, self.lately, self.roughness, self.lasting = Silence(), Lately(), Roughness(), Lasting()
-        self.past, self.recent, self.leaning = Standing(LONG), Standing(), Leaning(NEWEST)
+        self.past, self.recent, self.chance = Standing(LONG), Standing(), Chance()
 
     def push(
         self, evidence: np.ndarray, is_up: np.ndarray, values: np.ndarray, level: np.ndarray,
@@ -49,24 +50,27 @@ class Signals:
         """
         loud = np.log1p(np.maximum(evidence, 0))
         lately = np.where(drifts, 0, self.lately.push(values, level, spread))
+        seen = np.isfinite(values)
         told = [
             np.where(is_up, loud, 0), np.where(is_up, 0, loud), distance(values, level, spread), lately,
-            self.silence.push(np.isfinite(values)), self.roughness.push(values, spread),
+            self.silence.push(seen), self.roughness.push(values, spread),
+            *(np.where(drifts, 0, own.push(values)) for own in (self.past, self.recent)),
         ]  # fmt: skip
-        up, down, off, moved, silent, rough = np.moveaxis(
+        up, down, off, moved, silent, rough, *ranks = np.moveaxis(
             self.lasting.push(np.stack(told, 1).astype(np.float32)), 2, 0
         )
-        stands = np.stack([np.where(drifts, 0, own.push(values)) for own in (self.past, self.recent)], 1)
-        aside, aside_lately = np.moveaxis(self.leaning.push(stands, np.isfinite(values)), 2, 0)
+        by_chance = self.chance.push(seen)
         off_up, off_down, moved_up, moved_down, *sides = (
-            np.maximum(way * one, 0) for one in (off, moved, aside, aside_lately) for way in (1, -1)
+            np.maximum(way * one, 0)
+            for one in (off, moved, *(rank / by_chance for rank in ranks))
+            for way in (1, -1)
         )
         return np.stack([up, down, off_up, off_down, moved_up, moved_down, silent, rough, *sides], 2)
 
     def take(self, columns: np.ndarray) -> None:
         """Go on with these KPIs, by their column; -1 is one that was never observed."""
         for part in (
-            self.silence, self.lately, self.roughness, self.lasting, self.past, self.recent, self.leaning,
+            self.silence, self.lately, self.roughness, self.lasting, self.past, self.recent, self.chance,
         ):  # fmt: skip
             part.take(columns)
 
@@ -164,13 +168,14 @@ class Roughness:
 class Lasting:
     """Running means, from row to row."""
 
-    def __init__(self) -> None:
-        self.last: np.ndarray | None = None  # (len(NEWEST), ...)
+    def __init__(self, newest: tuple[float, ...] = NEWEST) -> None:
+        self.newest = newest  # what a row counts in each
+        self.last: np.ndarray | None = None  # (len(newest), ...)
 
     def push(self, rows: np.ndarray) -> np.ndarray:
-        """(n, ...) → (n, len(NEWEST), ...)."""
-        last = np.zeros((len(NEWEST), *rows.shape[1:]), rows.dtype) if self.last is None else self.last
-        weight = np.array(NEWEST, rows.dtype).reshape(-1, *([1] * (rows.ndim - 1)))
+        """(n, ...) → (n, len(newest), ...)."""
+        last = np.zeros((len(self.newest), *rows.shape[1:]), rows.dtype) if self.last is None else self.last
+        weight = np.array(self.newest, rows.dtype).reshape(-1, *([1] * (rows.ndim - 1)))
         out = np.empty((len(rows), *last.shape), rows.dtype)
         for i, row in enumerate(rows):
             last = (1 - weight) * last + weight * row
@@ -181,3 +186,22 @@ class Lasting:
     def take(self, columns: np.ndarray) -> None:
         """Of running means whose last axis is KPIs."""
         self.last = None if self.last is None else rearranged(self.last, columns, 0)
+
+
+class Chance:
+    """The spread that running means of normal deviates have by chance, 0 wherever a KPI was not observed.
+
+    In units of it KPIs of one call a minute are judged as well as others.
+    """
+
+    def __init__(self) -> None:
+        weight = np.array(NEWEST, np.float32)
+        squared = 1 - (1 - weight) ** 2  # squares of what rows count fade as those of a mean of this weight
+        self.seen, self.whole = Lasting(tuple(squared.tolist())), (weight / np.sqrt(squared))[:, None]
+
+    def push(self, seen: np.ndarray) -> np.ndarray:
+        """(n, K) bool → (n, len(NEWEST), K) float32, above 0."""
+        return np.asarray(self.whole * np.sqrt(self.seen.push(seen.astype(np.float32)) + np.float32(FAINT)))
+
+    def take(self, columns: np.ndarray) -> None:
+        self.seen.take(columns)

@@ -1,11 +1,10 @@
-"""Where a KPI's values stand among its own of before, and whether they stand on one side for long.
+"""Where a KPI's values stand among its own of before.
 
 Latencies of single calls reach ten times the usual one in any quiet hour, so that no distance tells three
 times as slow from that. Ranks do: a value's rank among those of before, as the normal deviate that has such
-a rank, is the same whatever the shape of the tail; and a sum over rows, in units of the spread that it has by
-chance, counts only rows that were observed, so that KPIs of one call a minute are judged as well as others.
+a rank, is the same whatever the shape of the tail.
 
-Not here: other signals of a KPI (signals).
+Not here: other signals of a KPI, and whether it stands on one side for long (signals).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from foreshock.windows import rearranged
 KEPT = 256  # values of the past that are kept
 RENEWED = 32  # rows after which the past is sorted anew
 FEW = 8.0  # values in the past at which a rank counts half
-FAINT = 0.1  # of the spread of a sum over rows that are all observed: so much is never taken for nothing
 _HALVES = [KEPT >> i for i in range(1, KEPT.bit_length())] + [1]
 _RANKS = np.linspace(0.001, 0.999, 999)
 _DEVIATES = np.array([NormalDist().inv_cdf(rank) for rank in _RANKS])
@@ -79,31 +77,3 @@ class Standing:
         for step in _HALVES:
             found += step * is_before(np.take_along_axis(self.sorted, found + step - 1, 0), values)
         return found
-
-
-class Leaning:
-    """Sums over the newest rows, in units of their spread by chance: how surely values stand on one side."""
-
-    def __init__(self, newest: tuple[float, ...]) -> None:
-        self.newest = newest  # what a row counts in each sum, the rows before it the rest
-        self.total: np.ndarray | None = None  # (len(newest), P, K)
-        self.chance: np.ndarray  # (len(newest), 1, K) variance of the total, were all rows independent
-
-    def push(self, deviates: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """(n, P, K) of P kinds, 0 where not observed, and (n, K) bool → (n, len(newest), P, K) float32."""
-        if self.total is None:
-            self.total = np.zeros((len(self.newest), *deviates.shape[1:]), np.float32)
-            self.chance = np.zeros((len(self.newest), 1, deviates.shape[2]), np.float32)
-        share = np.array(self.newest, np.float32).reshape(-1, 1, 1)
-        least = FAINT * share**2 / (1 - (1 - share) ** 2)
-        out = np.empty((len(deviates), *self.total.shape), np.float32)
-        for i, row in enumerate(deviates.astype(np.float32)):
-            self.total = (1 - share) * self.total + share * row
-            self.chance = (1 - share) ** 2 * self.chance + share**2 * seen[i]
-            out[i] = self.total / np.sqrt(self.chance + least)
-        return out
-
-    def take(self, columns: np.ndarray) -> None:
-        """Go on with these KPIs, by their column; -1 is one that was never observed."""
-        if self.total is not None:
-            self.total, self.chance = rearranged(self.total, columns, 0), rearranged(self.chance, columns, 0)
