@@ -20,11 +20,13 @@ from typing import Any
 
 import labelled
 import numpy as np
-from learning_curves import SIMULATED, Looks, read
+from learning_curves import SIMULATED, Looks
 
 from foreshock.decide import Event
 from foreshock.explain import explain
 from foreshock.frame import Frame
+from foreshock.models import judging
+from foreshock.models.shots import Lesson
 from foreshock.runlog import git_commit
 from foreshock.scores import Scores
 
@@ -79,10 +81,10 @@ def main() -> None:
             frame, labels = task.judged, task.judged.labels
             assert labels is not None
             seen = looks.of(frame, f"{SIMULATED}-{seed}-judged".replace(" ", "-"))
-            scores = seen_scores(frame, seen.evidence, seen.system)
+            scores = seen_scores(seen)
             names = ("explain with the verdict, zero-shot", "explain alone", "BARO-like")
             ranks: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-            told = replace(scores, origins=read(looks.known, seen)[2].astype(np.float32))
+            told = replace(scores, origins=judging.read(seen, looks.known)[2].astype(np.float32))
             for number, (first, last) in enumerate(task.faults):
                 root = str(labels.root_cause[first])
                 orders = (
@@ -103,12 +105,12 @@ def main() -> None:
                 print(name, seed, sum(e["root_rank"] == 1 for e in each), len(each), flush=True)
 
 
-def seen_scores(frame: Frame, evidence: np.ndarray, system: np.ndarray) -> Scores:
-    kpis = np.where(np.isfinite(frame.values), evidence, np.nan).astype(np.float32)
+def seen_scores(seen: Lesson) -> Scores:
+    frame = seen.frame
+    kpis = np.where(np.isfinite(frame.values), seen.evidence, np.nan).astype(np.float32)
     services = np.zeros((len(frame), len(frame.services)), np.float32)
-    return Scores(
-        frame.time_ns, kpis, services, system.astype(np.float32), frame.kpis, frame.services, frame.step_s
-    )
+    system = seen.system.astype(np.float32)
+    return Scores(frame.time_ns, kpis, services, system, frame.kpis, frame.services, frame.step_s)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ ZERO, PROBE, LORA, WHOLE = (
 )
 ENDS = ", from both ends"  # added to the name where what is judged lies in the past
 SPREAD, FROM = ", of 500", 500  # what is added to the name where shots are drawn from so many windows
-LENGTHS = tuple(labelled.QUIET_ROWS + n * SHOT_ROWS for n in (100, FROM, 1000))  # of recordings looked at
+LENGTHS = tuple(labelled.QUIET_ROWS + n * SHOT_ROWS for n in (100, FROM, SHOTS[-1]))  # rows looked at
 HEARD = ("evidence", "chances", "is_up", "values", "level", "spread")  # as `PooledStream.pool` takes them
 
 
@@ -114,8 +114,8 @@ class Looks:
 
     def beginning(self, frame: Frame, whose: str, rows: int) -> Lesson:
         """The first rows of a recording; any look that goes as far serves, as rows are seen by none later."""
-        longer = (n for n in sorted(LENGTHS) if n >= rows and self._file(f"{whose}-{n}.npz").exists())
-        most = next(longer, min(n for n in LENGTHS if n >= rows))
+        enough = [n for n in LENGTHS if n >= rows]
+        most = next((n for n in enough if self._file(f"{whose}-{n}.npz").exists()), enough[0])
         return first_rows(self.of(frame.rows(slice(0, most)), f"{whose}-{most}"), rows)
 
     def of(self, frame: Frame, name: str, recogniser: Recogniser | None = None) -> Lesson:
@@ -258,19 +258,11 @@ def fixed(chance: float, step_s: float) -> Threshold:
 # ------------------------------------------------------------------------------------------- ways to learn
 
 
-def read(verdict: Verdict, seen: Lesson) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(T,) log odds, (T, kinds) and (T, S) probabilities of a whole recording, in parts that fit."""
-    here = verdict.narrow(seen.columns)
-    parts = [slice(at, at + 512) for at in range(0, len(seen.system), 512)]
-    odds, kinds, origins = zip(*(here.read(seen.figures[p], seen.services[p]) for p in parts), strict=True)
-    return np.concatenate(odds), np.concatenate(kinds), np.concatenate(origins)
-
-
 def by_verdict(
     task: Task, verdict: Verdict, judged: Lesson, finished: tuple[np.ndarray, Threshold] | None = None
 ) -> dict[str, Any]:
     """The figures of a verdict; with what is seen from both ends where that is given."""
-    odds, kinds, origins = read(verdict, judged)
+    odds, kinds, origins = judging.read(judged, verdict)
     score, threshold = score_of(odds), fixed(verdict.threshold, task.judged.step_s)
     if not verdict.detects:
         score, threshold = finished or (judged.system, unlabelled(task.judged, judged.system))

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 from fault_origins import explained, seen_scores
-from learning_curves import Looks, read
+from learning_curves import Looks
 
 import foreshock
 from foreshock.frame import Frame
 from foreshock.metrics import fault_spans
+from foreshock.models import judging
 from foreshock.models.known import load_known
 from foreshock.models.shots import Lesson
 from foreshock.models.verdict import Verdict
@@ -56,12 +57,12 @@ def recordings(data: Path | None) -> Iterator[tuple[str, Frame]]:
         yield f"{name}, recorded", foreshock.read(str(data / file))
 
 
-def judge(frame: Frame, looked: Lesson, verdict: Verdict) -> list[dict[str, Any]]:
+def judge(looked: Lesson, verdict: Verdict) -> list[dict[str, Any]]:
     """Each fault that metrics can show: its kind, what it is told as, how likely, the ranks of its root."""
-    labels = frame.labels
+    frame, labels = looked.frame, looked.frame.labels
     assert labels is not None
-    alone = seen_scores(frame, looked.evidence, looked.system)
-    _, kinds, origins = read(verdict, looked)
+    alone = seen_scores(looked)
+    _, kinds, origins = judging.read(looked, verdict)
     scores = replace(alone, origins=origins.astype(np.float32))
     out = []
     seen = np.where(labels.anomaly & labels.metric_visible & ~labels.ignore, labels.fault_id, -1)
@@ -106,8 +107,7 @@ def main() -> None:
     assert known is not None
     found: dict[str, list[dict[str, Any]]] = {}
     for number, (name, frame) in enumerate(recordings(args.data)):
-        seen = looks.of(frame, f"verdict-{number}")
-        found.setdefault(name, []).extend(judge(frame, seen, known.verdict))
+        found.setdefault(name, []).extend(judge(looks.of(frame, f"verdict-{number}"), known.verdict))
         print(number, name, len(frame), flush=True)
     with OUT.open("w", encoding="utf-8") as file:
         for name, each in found.items():

@@ -392,10 +392,8 @@ def test_labels_decide_unless_zero_shot_is_surely_better(network: Recogniser):
     lesson = look(frame(), network, detector(network).options)
     m = judging.gather([lesson], draw_shots([lesson], 16, 16))
     of, later = m.incident[m.shot], m.row >= judging.SETTLED
-    quiet, bad = (
-        np.where(m.is_faulty, 0.0, np.random.default_rng(0).random(len(of))),
-        np.unique(of[later])[1:],
-    )
+    quiet = np.where(m.is_faulty, 0.0, np.random.default_rng(0).random(len(of)))
+    bad = np.unique(of[later])[1:]
     assert len(bad) >= 4
 
     def found(*lost: int) -> np.ndarray:
@@ -409,9 +407,8 @@ def test_labels_decide_unless_zero_shot_is_surely_better(network: Recogniser):
     assert not is_better
     assert judging.compare(replace(m, system=found(*bad)), found(bad[1]))[0]
     rare = [replace(shot, weight=shot.weight * (1.0 if shot.is_faulty else 0.01)) for shot in m.shots]
-    assert (
-        judging.compare(replace(zero, shots=tuple(rare)), found(*bad))[1]["crossed_ap"] > worse["crossed_ap"]
-    )
+    _, weighed = judging.compare(replace(zero, shots=tuple(rare)), found(*bad))
+    assert weighed["crossed_ap"] > worse["crossed_ap"]
 
 
 def test_a_verdict_fits_a_deployment_with_fewer_quantities():

@@ -76,7 +76,18 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
 
 def suspicion(lesson: Lesson, verdict: Verdict) -> np.ndarray:
     """(T,) log odds by which a verdict takes each row for faulty, whatever its labels say."""
-    return _odds(lesson, np.arange(len(lesson.system)), verdict)
+    return read(lesson, verdict)[0]
+
+
+def read(
+    lesson: Lesson, verdict: Verdict, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log odds (n,), kinds (n, C) and roots (n, S), as `Verdict.read`, of some rows, or of all."""
+    here, rows = verdict.narrow(lesson.columns), np.arange(len(lesson.system)) if rows is None else rows
+    parts = (rows[at : at + AT_ONCE] for at in range(0, max(1, len(rows)), AT_ONCE))
+    told = (here.read(lesson.figures[some], lesson.services[some]) for some in parts)
+    odds, kinds, roots = (np.concatenate(one) for one in zip(*told, strict=True))
+    return odds, kinds, roots
 
 
 def judge(
@@ -312,17 +323,16 @@ def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]
         odds: (n,) as `crossed` gives them.
     """
     later = material.row >= SETTLED
-    bad = material.is_faulty[later]
-    compared = _count(material.incident[np.unique(material.shot[later & material.is_faulty])])
-    facts: dict[str, Any] = {"incidents": _count(material.incident), "compared_incidents": compared}
+    bad, shot = material.is_faulty[later], material.shot[later]
+    of = material.incident[shot[bad]]
+    facts: dict[str, Any] = {"incidents": _count(material.incident), "compared_incidents": _count(of)}
     if not bad.any() or bad.all():
         return False, facts
-    stands_for = np.array([shot.weight for shot in material.shots])[material.shot[later]]
+    stands_for = np.array([one.weight for one in material.shots])[shot]
     ours, zero = (_shares(one[later], bad, stands_for) for one in (odds, material.system))
-    of, counts = material.incident[material.shot[later]][bad], stands_for[bad]
     lost = np.array([(zero - ours)[of == one].mean() for one in np.unique(of)])
     error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0
-    ap, zero_ap = (float(np.average(one, weights=counts)) for one in (ours, zero))
+    ap, zero_ap = (float(np.average(one, weights=stands_for[bad])) for one in (ours, zero))
     facts |= {"crossed_ap": round(ap, 4), "zero_shot_ap": round(zero_ap, 4), "ap_error": round(error, 4)}
     return ap >= zero_ap - error, facts
 
@@ -367,16 +377,8 @@ def _read(material: Material, rows: np.ndarray, verdict: Verdict) -> np.ndarray:
     """Log odds of some labelled rows."""
     owned = [material.row[rows[material.lesson[rows] == i]] for i in range(len(material.lessons))]
     return np.concatenate(
-        [_odds(one, own, verdict) for one, own in zip(material.lessons, owned, strict=True)]
+        [read(one, verdict, own)[0] for one, own in zip(material.lessons, owned, strict=True)]
     )
-
-
-def _odds(lesson: Lesson, rows: np.ndarray, verdict: Verdict) -> np.ndarray:
-    """Log odds of some rows."""
-    here = verdict.narrow(lesson.columns)
-    parts = (rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE))
-    found = [here.read(lesson.figures[some], lesson.services[some])[0] for some in parts]
-    return np.concatenate([np.zeros(0), *found])
 
 
 def folds(incident: np.ndarray) -> np.ndarray:
