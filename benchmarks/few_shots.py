@@ -25,7 +25,7 @@ ZERO, PROBE, LORA, WHOLE = (
     f"foreshock, {name}" for name in ("zero-shot", "linear probe", "LoRA", "whole network")
 )
 SPREAD = ", of 500"  # behind the names of those whose windows were drawn from a longer recording
-OURS = (PROBE, LORA, WHOLE, PROBE + SPREAD)
+OURS = (PROBE, LORA, WHOLE, PROBE + SPREAD, LORA + SPREAD)
 FEW = 100  # labelled windows that the label efficiency starts from
 TOLD_AT = (0, 100, 500)  # labelled windows whose confusions are shown
 LEVELS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

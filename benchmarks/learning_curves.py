@@ -348,7 +348,7 @@ def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple
     rounds += [(wide, [100]), (LORA, [500]), ("LSTM", [500]), (WHOLE, [10, 100]), (PROBE, [1000])]
     rounds += [(PROBE + SPREAD, [50, 100])]
     rounds += [(ZERO + ENDS, [0]), (PROBE + ENDS, [50, 100, 500]), (PROBE + SPREAD + ENDS, [50, 100])]
-    rounds += [(name + SPREAD, [100]) for name in (boosted, forest, "LSTM")]
+    rounds += [(name + SPREAD, [100]) for name in (boosted, forest, "LSTM", LORA)]
     rounds += [(name, [50, 10]) for name in (boosted, forest, "LSTM")]
     rounds += [(WHOLE, [500]), ("LSTM", [1000]), (wide, [500, 50, 10, 1000])]
     rounds += [(name, [count]) for count in (50, 1000) for name in (LORA, WHOLE)]

@@ -101,32 +101,32 @@ def evaluation() -> list[str]:
 
 def ablation() -> list[str]:
     """The default detector without some of its parts."""
-    done = [r for r in latest(read("ablation.jsonl")) if r["status"] == "done"]
-    if not done:
-        return []
-    about = [
-        "Variants by the same protocol on fewer and shorter series. Made by `foreshock",
-        "evaluate benchmarks/ablation.yaml --data DIR`.",
-        "",
-    ]
-    tables = [leaderboard(done, "vus_pr"), leaderboard(done, "average_precision", "AP by rows")]
-    return ["## What each part of the default detector is worth", "", *about, *tables[0], *tables[1]]
+    _, lines = _by_protocol(
+        "ablation.jsonl", "What each part of the default detector is worth",
+        ["Variants by the same protocol on fewer and shorter series. Made by `foreshock",
+         "evaluate benchmarks/ablation.yaml --data DIR`."],
+    )  # fmt: skip
+    return lines
 
 
 def offline() -> list[str]:
     """Detectors that look both ways, among themselves."""
-    done = [r for r in latest(read("offline.jsonl")) if r["status"] == "done"]
+    done, lines = _by_protocol(
+        "offline.jsonl", "Looking both ways",
+        ["By the same protocol, with detectors that read later rows too, as most published figures do; for a",
+         "recording that lies in the past. None of it can be had live. One configuration for all data.",
+         "Made by `foreshock evaluate benchmarks/offline.yaml --data DIR`."],
+    )  # fmt: skip
+    return [*lines, *paired_table(done, "vus_pr", "foreshock")] if done else []
+
+
+def _by_protocol(name: str, title: str, about: list[str]) -> tuple[list[Record], list[str]]:
+    """Finished records of a file, and their section; no lines where there are none."""
+    done = [r for r in latest(read(name)) if r["status"] == "done"]
     if not done:
-        return []
-    about = [
-        "By the same protocol, with detectors that read later rows too, as most published figures do; for a",
-        "recording that lies in the past. None of it can be had live. One configuration for all data.",
-        "Made by `foreshock evaluate benchmarks/offline.yaml --data DIR`.",
-        "",
-    ]
+        return [], []
     tables = [leaderboard(done, "vus_pr"), leaderboard(done, "average_precision", "AP by rows")]
-    paired = paired_table(done, "vus_pr", "foreshock")
-    return ["## Looking both ways", "", *about, *tables[0], *tables[1], *paired]
+    return done, [f"## {title}", "", *about, "", *tables[0], *tables[1]]
 
 
 def leakage() -> str:
