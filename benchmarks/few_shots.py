@@ -364,7 +364,7 @@ def told_in_picture() -> str:
 
 
 def picture() -> Figure:
-    """Event F1 against labelled windows; thin marks are single seeds."""
+    """Event F1 of what looks back, against labelled windows; thin marks are single seeds."""
     from matplotlib.figure import Figure
 
     from foreshock.plots import LIGHT
@@ -373,7 +373,7 @@ def picture() -> Figure:
     figure = Figure(figsize=(10, 5.2), facecolor=LIGHT.ground)
     axes = figure.add_subplot()
     colours = [LIGHT.value, LIGHT.alarm, LIGHT.known, LIGHT.limit, LIGHT.expected, LIGHT.muted, LIGHT.ink]
-    names = [name for name in points(records) if name != ZERO]
+    names = [name for name in points(records) if name in OURS or not name.startswith("foreshock")]
     names = [name for name in names if name in OURS or not name.endswith(SPREAD)]
     for number, name in enumerate(names):
         line, colour = points(records)[name], colours[number % len(colours)]
