@@ -28,7 +28,6 @@ from foreshock.models.reconstruct import moment_detector
 from foreshock.models.series import Series
 from foreshock.models.shots import draw_shots
 from foreshock.models.verdict import (
-    AGREED,
     Kinds,
     Origins,
     Roots,
@@ -114,7 +113,7 @@ def test_a_finished_recording_is_judged_with_and_without_labels(network: Recogni
     assert (scores.is_odds, scores.causal) == (False, found.causal)
     own, usual = taught.threshold, fixed_threshold(found, Settings(), zero).high
     both = with_labels.system / own + found.system / usual
-    np.testing.assert_allclose(scores.system / own, both / 2 / AGREED, rtol=1e-5)
+    np.testing.assert_allclose(scores.system / own, both / 2, rtol=1e-5)
     np.testing.assert_array_equal(scores.kinds, with_labels.kinds)
     events = decide(scores, from_labels(own, f.step_s))
     assert [any(e.start < s + 14 and e.end > s for e in events) for s in range(100, 600, 90)] == [True] * 6
