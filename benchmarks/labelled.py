@@ -6,6 +6,7 @@ UNSEEN ones are the judging part's alone (but for the traffic surge, which alway
 All 14 kinds occur in each. Real recordings are split in time in the middle between two incidents, and their
 faults last four rows, so a window is of 8. Online Boutique has a fault every eight rows and then none: before
 the cut nothing is quiet, so quiet windows are learned from the day's end, where nothing is judged.
+Servers of one set teach together, each by the first half of its labelled part; later halves judge.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import foreshock
+from foreshock.evaluate.parts import DataSet, named_parts
 from foreshock.frame import Frame
 from foreshock.metrics import fault_spans
 from foreshock.sources import simulator
@@ -33,6 +35,10 @@ REAL_SHOT_ROWS = 8
 REAL = {
     "Online Boutique": ("nezha/onlineboutique_2022-08-22.parquet", 800, 0.5, True),
     "Train Ticket": ("nezha/trainticket88_2023-01-29.csv.gz", "2023-01-29T15:50", 0.5, False),
+}
+SERVERS = {
+    "SMD, 4 servers": DataSet("SMD", "smd/smd.parquet", "entities", timestamp="t", step_s=60),
+    "ASD, 12 servers": DataSet("ASD", "asd/asd.parquet", "entities", timestamp="t", step_s=300),
 }
 
 
@@ -118,3 +124,18 @@ def real(name: str, folder: Path) -> Task:
         is_judged = (np.arange(len(whole)) >= first) & (np.arange(len(whole)) < int(until) + gap)
         teaching = replace(whole, labels=replace(labels, ignore=labels.ignore | is_judged))
     return Task(name, teaching, whole, first + gap, stop, REAL_SHOT_ROWS)
+
+
+def servers(name: str, folder: Path) -> tuple[Task, ...]:
+    """Labelled servers, cut at one moment: the first from the middle on at which none is near an incident."""
+    made = {server: read() for server, read in named_parts(SERVERS[name], folder, 0).items()}
+    frames = {k: part.frame.rows(slice(int(part.judged.argmax()), len(part.frame))) for k, part in made.items()}
+    labels = [one.labels.anomaly for one in frames.values() if one.labels is not None]
+    rows = min(map(len, labels))
+    is_bad = np.any([own[:rows] for own in labels], axis=0)
+    near = np.convolve(is_bad, np.ones(2 * SHOT_ROWS + 1), "same") > 0
+    cut = int(np.flatnonzero(~near & (np.arange(rows) >= rows // 2))[0])
+    return tuple(
+        Task(f"{name}, {server}", one.rows(slice(0, cut)), one, cut + SHOT_ROWS)
+        for server, one in frames.items()
+    )

@@ -268,6 +268,8 @@ def by_verdict(
         score, threshold = finished or (judged.system, unlabelled(task.judged, judged.system))
     elif finished is not None:
         score = agreed(score, threshold.high, finished[0], finished[1].high)
+    else:
+        score = verdict.weighed(odds, judged.system)[0]
     return judge(task, score, threshold, kinds, verdict.kinds, origins)
 
 

@@ -152,12 +152,29 @@ def test_score_offline(ask, shop, tmp_path):
     assert pd.read_parquet(out)["threshold"].nunique() == 1
 
 
-@pytest.mark.parametrize("how", [(), ("--offline",)])
-def test_detect_looks_both_ways(ask, how):
+def test_detect_offline_looks_both_ways(ask, shop):
+    """Asked to, and by itself."""
+    for how in ((), ("--offline",)):
+        code, out, err = ask("detect", shop, *how, "--json")
+        assert code == 0, err
+        facts = json.loads(out)
+        assert facts["causal"] is False
+        assert facts["rows_in_hindsight"] == facts["rows"]
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory):
+    """The demo's incidents in JSON, and the folder with report and run log; it is judged once."""
+    folder = tmp_path_factory.mktemp("demo")
+    told = [sys.executable, "-m", "foreshock", "detect", "demo:", "--report", folder / "r.html"]
+    done = subprocess.run([*told, "--log", folder / "runs", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), folder
+
+
+def test_detect_looks_both_ways(answer):
     """The demo's five faults are its five incidents, from a few rows before each to a few rows behind."""
-    code, out, err = ask("detect", "demo:", *how, "--json")
-    assert code == 0, err
-    facts = json.loads(out)
+    facts, _ = answer
     assert facts["causal"] is False
     assert facts["rows_in_hindsight"] == facts["rows"]
     assert {incident["detected_time"] for incident in facts["incidents"]} == {None}  # later rows helped
@@ -702,20 +719,17 @@ def test_settings_that_mean_nothing(ask, shop, tmp_path, monkeypatch):
     assert ask("score", shop, "--out", out, "--preset", "cpu", *QUICK)[0] == 0
 
 
-def test_the_whole_way_with_a_report(ask, tmp_path):
+def test_the_whole_way_with_a_report(ask, answer):
     """nano, a recording with faults, a page: the services that failed are named."""
-    page = tmp_path / "r.html"
-    code, out, err = ask("detect", "demo:", "--report", page, "--log", tmp_path / "runs", "--json")
-    assert code == 0, err
-    facts = json.loads(out)
+    facts, folder = answer
     named = {
         incident["cause"]["services"][0]["name"]
         for incident in facts["incidents"]
         if incident["cause"]["services"]
     }
     assert "payment" in named
-    assert "<html" in page.read_text("utf-8")
-    run_ = json.loads(ask("runs", "show", "--log", tmp_path / "runs", "--json")[1])
+    assert "<html" in (folder / "r.html").read_text("utf-8")
+    run_ = json.loads(ask("runs", "show", "--log", folder / "runs", "--json")[1])
     assert run_["model"]["weights_sha256"]
     assert {line["phase"] for line in run_["metrics"] if line["kind"] == "phase"} == {
         "read",

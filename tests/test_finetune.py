@@ -40,7 +40,7 @@ from foreshock.models.verdict import (
     score_of,
     untaught,
 )
-from foreshock.models.vigil import VigilDetector
+from foreshock.models.vigil import USUAL, VigilDetector
 
 pytest.importorskip("peft")
 
@@ -110,13 +110,53 @@ def test_a_finished_recording_is_judged_with_and_without_labels(network: Recogni
     chosen, scores = finished_scores(taught, f, score, Settings())
     with_labels, (zero, found) = taught.score(f), finished_scores(base, f, score, Settings())
     assert (chosen, scores.rows_in_hindsight) == (taught, found.rows_in_hindsight)
-    assert (scores.is_odds, scores.causal) == (False, found.causal)
+    assert scores.causal == found.causal
     own, usual = taught.threshold, fixed_threshold(found, Settings(), zero).high
-    both = with_labels.system / own + found.system / usual
+    both = with_labels.taught / own + found.system / usual
     np.testing.assert_allclose(scores.system / own, both / 2, rtol=1e-5)
     np.testing.assert_array_equal(scores.kinds, with_labels.kinds)
     events = decide(scores, from_labels(own, f.step_s))
     assert [any(e.start < s + 14 and e.end > s for e in events) for s in range(100, 600, 90)] == [True] * 6
+
+
+def test_live_rows_are_judged_with_and_without_labels(network: Recogniser, adapter: lora.Adapter):
+    """Half of the score is the labels', half the same network's without them, each by its threshold."""
+    f = frame(seed=5).without_labels()
+    d, verdict = detector(network, adapter), adapter.verdict
+    scores = d.score(f)
+    without = replace(verdict, detects=False)
+    alone = lora.AdaptedStream(d.recogniser, d.options, "", without).push(f)
+    assert alone.taught is None
+    assert verdict.usual is not None
+    both = scores.taught / d.threshold + alone.system / verdict.usual
+    np.testing.assert_allclose(scores.system / d.threshold, both / 2, rtol=1e-5)
+    odds_alone = lora.AdaptedStream(d.recogniser, d.options, "", replace(verdict, usual=None)).push(f)
+    np.testing.assert_array_equal(odds_alone.system, scores.taught)
+    np.testing.assert_array_equal(lora.load_adapter(adapter.place).verdict.usual, verdict.usual)
+
+
+def test_recordings_that_teach_little_beside_others(network: Recogniser):
+    """Of several recordings one may have no window in a fold, or none at all: the others' count."""
+    options = detector(network).options
+    lessons = [look(frame(seed=s), network, options) for s in (0, 1, 2)]
+    shots = draw_shots(lessons, 16, 16)
+    few = [s for s in shots if s.lesson == 0] + [s for s in shots if s.lesson == 1][:1]
+    verdict, facts = judging.judge(lessons, few, least_incidents=0)
+    assert facts["shots"] == len(few)
+    assert all(np.isfinite(judging.read(lesson, verdict)[0]).all() for lesson in lessons)
+
+
+def test_quiet_windows_tell_what_zero_shot_scores_are_usual(network: Recogniser):
+    """Few hardly move the usual level, loud ones raise it, and calm ones lower it."""
+    lesson = look(frame(), network, detector(network).options)
+    m = judging.gather([lesson], draw_shots([lesson], 32, 16))
+    quiet = sum(not s.is_faulty for s in m.shots)
+    assert quiet > 8
+    usual = USUAL.over(len(lesson.frame.kpis)).high
+    steady, wild = (judging.usual_level(replace(m, system=np.full(len(m.row), level))) for level in (usual, 20.0))
+    assert steady == pytest.approx(usual)
+    assert wild == pytest.approx(usual * (20 / usual) ** (quiet / (quiet + judging.FEW)))
+    assert judging.usual_level(replace(m, system=np.zeros(len(m.row)))) < usual
 
 
 def test_order_and_number_of_services_do_not_matter(network: Recogniser, adapter: lora.Adapter):
@@ -382,7 +422,7 @@ def test_few_incidents_leave_the_score_alone(network: Recogniser, tmp_path: Path
     scores, zero = adapted.score(again), detector(network).score(again)
     np.testing.assert_array_equal(scores.system, zero.system)
     assert adapted.threshold is None
-    assert not scores.is_odds
+    assert scores.taught is None
     assert scores.kind_names == ("cpu_fault", "latency_fault")
 
 

@@ -87,7 +87,7 @@ def test_scores_stay_what_they_were(demo: Frame, told: Scores):
         np.testing.assert_array_equal(getattr(scores, name), getattr(told, name), err_msg=name)
     assert scores.kinds is None
     assert getattr(naming(plain), "threshold", None) is None
-    assert not told.is_odds
+    assert told.taught is None
 
 
 def test_only_the_detector_it_belongs_to_names():
@@ -131,7 +131,7 @@ def test_a_kind_is_told_from_a_half_on():
 
 def test_detect_says_so(capsys: pytest.CaptureFixture[str]):
     """The kind, its chance and where that was learned, for people; for machines: test_cli."""
-    assert run(["detect", "demo:"]) == 0
+    assert run(["detect", "demo:", "--as-live"]) == 0
     assert "memory_leak, 9" in (words := capsys.readouterr().out)
     assert "(learned from simulated systems)" in words
 

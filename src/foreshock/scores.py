@@ -15,7 +15,7 @@ import numpy as np
 from foreshock.frame import Kpi
 
 # Of Scores, a row each; all but the first four may be missing.
-ARRAYS = ("time_ns", "kpis", "services", "system", "expected", "kinds", "origins")
+ARRAYS = ("time_ns", "kpis", "services", "system", "expected", "kinds", "origins", "taught")
 SURE, UNKNOWN = 0.5, "unknown"  # chance of a kind of fault from which it is told, and what is told below
 
 
@@ -38,7 +38,7 @@ class Scores:
     kind_names: tuple[str, ...] = ()  # C of them
     origins: np.ndarray | None = None  # (T, S) float32, 0..1: of each service to be the root, likewise
     kinds_from: str = ""  # who taught the kinds: "labels", or "simulated systems"
-    is_odds: bool = False  # whether `system` is -log2(1 - p) of an incident, as labels taught
+    taught: np.ndarray | None = None  # (T,) float32: -log2(1 - p) of an incident, as labels alone taught
 
     def __len__(self) -> int:
         return len(self.time_ns)

@@ -125,8 +125,8 @@ def score_table(scores: Scores, high: np.ndarray | float, inside: np.ndarray) ->
     if scores.kinds is not None:
         from foreshock.models.verdict import kind_of_rows, probability_of
 
-        if scores.is_odds:
-            columns["probability"] = column(probability_of(scores.system))
+        if scores.taught is not None:
+            columns["probability"] = column(probability_of(scores.taught))
         kinds = kind_of_rows(scores.kinds, scores.kind_names, inside)
         columns["fault_type"] = pa.array(kinds, pa.string())
     for i, name in enumerate(scores.service_names):

@@ -257,13 +257,11 @@ def finished_scores(
     from foreshock.models.verdict import agreed
 
     ahead = score(detector, frame)
-    if ahead.is_odds:
+    if ahead.taught is not None:
         chosen, found = finished_scores(detector.zero_shot, frame, score, settings)
         usual = fixed_threshold(found, settings, chosen).high
-        system = agreed(ahead.system, detector.threshold, found.system, usual).astype(np.float32)
-        return detector, replace(
-            ahead, system=system, is_odds=False, causal=found.causal, settled=found.settled
-        )
+        system = agreed(ahead.taught, detector.threshold, found.system, usual).astype(np.float32)
+        return detector, replace(ahead, system=system, causal=found.causal, settled=found.settled)
     if (both := looking_both_ways(detector)) is not None:
         found = together(ahead, turned(score(detector, mirrored(frame))))
         high = fixed_threshold(found, settings, both).high

@@ -33,7 +33,7 @@ from foreshock.models.verdict import (
     learn_roots,
     untaught,
 )
-from foreshock.models.vigil import VigilOptions
+from foreshock.models.vigil import USUAL, VigilOptions
 from foreshock.tails import lasting
 
 PIECE = 4096  # rows looked at at once
@@ -50,6 +50,7 @@ AS_LIKELY, HIGHEST = 0.5, 0.98  # the lowest threshold and the highest
 LEAST_INCIDENTS = 6  # labelled and compared ones from which a verdict may replace the zero-shot score
 SETTLED = 128  # rows of a recording from which zero-shot scoring has enough past to be compared with
 FEW = 60  # quiet windows at which what they say of a threshold counts half
+LEAST_LEVEL = 0.1  # of zero-shot scores, below which no threshold lies
 TAIL = 0.2  # share of quiet windows that tell how high others may go
 DAY_S = 86_400.0
 WIDE = len(service_figure_names())
@@ -105,11 +106,13 @@ def judge(
     odds = crossed(m)
     reached = levels(m.shots, m.incident, m.shot, m.is_faulty, odds, m.step_s)
     level, found = choose(*reached, m.block * m.step_s)
-    is_better, gain = compare(m, odds)
+    verdict = replace(verdict, threshold=level, usual=usual_level(m))
+    is_better, gain = compare(m, verdict.weighed(odds, m.system)[0])
     detects = least_incidents == 0 or (is_better and gain["compared_incidents"] >= least_incidents)
     facts = {"shots": len(shots), "faulty_shots": sum(s.is_faulty for s in shots),
-             "validating_shots": sum(s.validates for s in shots), **found, **gain}  # fmt: skip
-    return replace(verdict, threshold=level, detects=detects), facts
+             "validating_shots": sum(s.validates for s in shots), "usual": verdict.usual, **found,
+             **gain}  # fmt: skip
+    return replace(verdict, detects=detects), facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,8 +314,8 @@ def _origins(
 # ----------------------------------------------------------------------- is it better than without labels
 
 
-def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]:
-    """Whether the verdict ranks incidents it did not learn from as well as zero-shot scoring, and figures.
+def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any]]:
+    """Whether scores rank incidents that they did not learn from as well as zero-shot scoring, and figures.
 
     Where it does worse than that by more than a standard error over incidents, the zero-shot score and its
     threshold stay, and the verdict only names kinds and services. Of few incidents that can't be told, and
@@ -320,7 +323,7 @@ def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]
     of later rows.
 
     Args:
-        odds: (n,) as `crossed` gives them.
+        scores: (n,) of all rows, of odds as `crossed` gives them.
     """
     later = material.row >= SETTLED
     bad, shot = material.is_faulty[later], material.shot[later]
@@ -329,7 +332,7 @@ def compare(material: Material, odds: np.ndarray) -> tuple[bool, dict[str, Any]]
     if not bad.any() or bad.all():
         return False, facts
     stands_for = np.array([one.weight for one in material.shots])[shot]
-    ours, zero = (_shares(one[later], bad, stands_for) for one in (odds, material.system))
+    ours, zero = (_shares(one[later], bad, stands_for) for one in (scores, material.system))
     lost = np.array([(zero - ours)[of == one].mean() for one in np.unique(of)])
     error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0
     ap, zero_ap = (float(np.average(one, weights=stands_for[bad])) for one in (ours, zero))
@@ -435,19 +438,39 @@ def choose(
     facts: dict[str, Any] = {"threshold_from": "as likely as not", "quiet_windows": len(quiet)}
     level = log_odds(AS_LIKELY)
     if len(quiet):
-        order = np.argsort(quiet)
-        share = np.cumsum(counts[order]) / counts.sum()
-        start = float(quiet[order][np.searchsorted(share, 1 - TAIL)])
-        above = quiet > start
-        excess = float(np.average(quiet[above] - start, weights=counts[above])) if above.any() else 0.0
-        promised = start + excess * float(np.log(max(TAIL * DAY_S / window_s, 1.0)))
-        drawn = len(quiet) / (len(quiet) + FEW) * (promised - level)
+        drawn = len(quiet) / (len(quiet) + FEW) * (_promised(quiet, counts, window_s) - level)
         if drawn > 0:
             level = min(level + drawn, log_odds(HIGHEST))
             facts["threshold_from"] = "quiet windows: one false alarm a day"
     if faulty.any():
         facts["incidents_found"] = round(float((values[faulty] >= level).mean()), 3)
     return 1 / (1 + float(np.exp(-level))), facts
+
+
+def usual_level(material: Material) -> float:
+    """The zero-shot score that labelled quiet windows would reach once a day.
+
+    Few of them say little, so it is drawn towards where thresholds of such tables usually lie (logarithms).
+    """
+    m = material
+    values, faulty, weight = levels(m.shots, m.incident, m.shot, m.is_faulty, m.system, m.step_s)
+    usual = USUAL.over(len(m.lessons[0].frame.kpis)).high
+    quiet = int((~faulty).sum())
+    if not quiet:
+        return usual
+    told = _promised(values[~faulty], weight[~faulty], m.block * m.step_s)
+    share = quiet / (quiet + FEW)
+    return float(usual ** (1 - share) * max(told, LEAST_LEVEL) ** share)
+
+
+def _promised(quiet: np.ndarray, weight: np.ndarray, window_s: float) -> float:
+    """What quiet windows that reach so high would exceed once a day: their upper fifth has such a tail."""
+    order = np.argsort(quiet)
+    share = np.cumsum(weight[order]) / weight.sum()
+    start = float(quiet[order][np.searchsorted(share, 1 - TAIL)])
+    above = quiet > start
+    excess = float(np.average(quiet[above] - start, weights=weight[above])) if above.any() else 0.0
+    return start + excess * float(np.log(max(TAIL * DAY_S / window_s, 1.0)))
 
 
 def log_odds(chance: float) -> float:

@@ -36,7 +36,7 @@ from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Reading, Scan
 from foreshock.models.signals import Lasting, Signals
 from foreshock.models.surprise import Scales, Surprise
-from foreshock.models.verdict import Verdict, score_of
+from foreshock.models.verdict import Verdict
 from foreshock.models.vigil import VigilDetector, VigilOptions, VigilStream
 from foreshock.scores import Scores
 from foreshock.windows import to_grid
@@ -45,7 +45,7 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 OURS = "foreshock.json"
 FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
-FORMAT = 4
+FORMAT = 5
 AT_ONCE = 512  # rows whose services are told of, and weighed, at once
 _PREFIX = "base_model.model."
 
@@ -334,8 +334,8 @@ class AdaptedStream(PooledStream):
         )
         if not self.fitted.detects:
             return told
-        system = np.where(np.isfinite(scores.system), score_of(odds), np.nan).astype(np.float32)
-        return replace(told, system=system, is_odds=True)
+        system, taught = self.fitted.weighed(odds, scores.system)
+        return replace(told, system=system, taught=taught)
 
     def _rearrange(self, columns: np.ndarray, kpis: tuple[Kpi, ...]) -> None:
         super()._rearrange(columns, kpis)
@@ -376,7 +376,7 @@ class AdaptedDetector(VigilDetector):
         """The score from which rows count as an incident, learned from labels; None where too few did."""
         if not self.adapter.verdict.detects:
             return None
-        return float(score_of(np.log(self.adapter.verdict.threshold / (1 - self.adapter.verdict.threshold))))
+        return self.adapter.verdict.level
 
 
 def with_adapter(base: Any, adapter: str | Path | Adapter) -> AdaptedDetector:

@@ -90,7 +90,7 @@ class Roots:
         odds = odds + (product(seen, more[:, :-1]) + more[:, -1])
         if self.hidden is not None:
             odds = odds + self.hidden.odds(seen)
-        flat = odds.reshape(len(odds), -1)
+        flat = odds.reshape(len(odds), odds.shape[1] * odds.shape[2])
         most = flat.max(1)
         sure = most + np.log(np.exp(flat - most[:, None]).sum(1))
         chance = np.exp(odds - sure[:, None, None])
@@ -160,11 +160,27 @@ class Verdict:
     threshold: float  # probability from which a row counts as an incident
     sure: float = SURE  # probability below which no kind is named
     detects: bool = True  # False: labels were too few to find incidents better than the zero-shot score
+    usual: float | None = None  # threshold of the zero-shot score that counts beside the odds, if it does
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of faults it knows."""
         return self.faults.names
+
+    @property
+    def level(self) -> float:
+        """The score from which a row counts as an incident."""
+        return float(score_of(np.log(self.threshold / (1 - self.threshold))))
+
+    def weighed(self, odds: np.ndarray, zero_shot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The system's score (T,) of rows with these log odds, and what labels alone say: both float32.
+
+        Args:
+            zero_shot: (T,) of the same rows and the same network; NaN where nothing was observed.
+        """
+        taught = np.where(np.isfinite(zero_shot), score_of(odds), np.nan)
+        system = taught if self.usual is None else agreed(taught, self.level, zero_shot, self.usual)
+        return system.astype(np.float32), taught.astype(np.float32)
 
     def narrow(self, columns: np.ndarray) -> Verdict:
         """For a deployment that has only these of a service's figures."""
@@ -202,7 +218,8 @@ class Verdict:
         """Plain JSON."""
         arrays = {n: np.asarray(a).tolist() for n, a in self._arrays().items()}
         return {"figures": _all_names(), "kinds": list(self.kinds), **arrays,
-                "threshold": self.threshold, "sure": self.sure, "detects": self.detects}  # fmt: skip
+                "threshold": self.threshold, "sure": self.sure, "detects": self.detects,
+                "usual": self.usual}  # fmt: skip
 
     def _arrays(self) -> dict[str, np.ndarray]:
         hidden = self.roots.hidden
@@ -247,6 +264,7 @@ class Verdict:
                 Roots(a["root_spread"], a["root_weight"], a["kind_weight"], hidden),
                 Kinds(kinds, a["kind_center"], a["kind_reach"]),
                 float(raw["threshold"]), float(raw["sure"]), bool(raw["detects"]),
+                None if raw.get("usual") is None else float(raw["usual"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{place} is not a whole adapter ({error!r}); adapt again.") from error
@@ -322,7 +340,8 @@ def among_others(services: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def product(seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(n, S, F) by weights (C, F) → (n, S, C), as one product in place of n."""
-    return np.asarray((seen.reshape(-1, seen.shape[-1]) @ weights.T).reshape(*seen.shape[:-1], -1))
+    flat = seen.reshape(-1, seen.shape[-1]) @ weights.T
+    return np.asarray(flat.reshape(*seen.shape[:-1], len(weights)))
 
 
 def around(services: np.ndarray, roots: np.ndarray) -> np.ndarray:
