@@ -127,9 +127,11 @@ def real(name: str, folder: Path) -> Task:
 
 
 def servers(name: str, folder: Path) -> tuple[Task, ...]:
-    """Labelled servers, cut at one moment: the first from the middle on at which none is near an incident."""
-    made = {server: read() for server, read in named_parts(SERVERS[name], folder, 0).items()}
-    frames = {k: part.frame.rows(slice(int(part.judged.argmax()), len(part.frame))) for k, part in made.items()}
+    """Labelled servers, cut at one moment: the first from the middle on that is near no incident of any."""
+    frames = {}
+    for server, read in named_parts(SERVERS[name], folder, 0).items():
+        part = read()
+        frames[server] = part.frame.rows(slice(int(part.judged.argmax()), len(part.frame)))
     labels = [one.labels.anomaly for one in frames.values() if one.labels is not None]
     rows = min(map(len, labels))
     is_bad = np.any([own[:rows] for own in labels], axis=0)

@@ -4,8 +4,10 @@
         [--only NAME ...] [--recordings NAME ...] [--minutes 50] [--cache FOLDER]
 
 Recordings are those of benchmarks/labelled.py: simulated Train Ticket, judged on another seed and at roots
-that were never taught; with --data (it holds `nezha/`) the recorded days, split in time. A shot is a window
-of 32 rows (8 of the recorded days) that somebody judged. Windows of one incident never stand on both sides.
+that were never taught; with --data (it holds `nezha/`, `smd/` and `asd/`) the recorded days, split in time,
+and servers, which teach together and are judged one by one (AP: the mean over those that have a fault). A
+shot is a window of 32 rows (8 of the recorded days) that somebody judged. Windows of one incident never stand
+on both sides.
 Of a simulated recording fewer shots have the beginning of what more have. "of 500" in a detector's name: the
 shots are drawn from a recording of 500 windows, as `foreshock adapt --shots` draws them from a long one, so
 that they are of more incidents. "from both ends": the judged recording is one that lies in the past, as
@@ -26,13 +28,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import few_baselines
 import labelled
@@ -50,6 +53,7 @@ from foreshock.memory import MicroBatches
 from foreshock.metrics import average_precision, count_events
 from foreshock.models import bidirectional, judging, load_detector
 from foreshock.models.finetune import FinetuneOptions
+from foreshock.models.fitted import RowScale
 from foreshock.models.known import load_known
 from foreshock.models.lora import PooledStream
 from foreshock.models.processes import Group
@@ -222,6 +226,20 @@ def judge(
     }  # fmt: skip
 
 
+def together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several judged recordings as one: means of AP and of best F1, sums of the rest."""
+    if len(found) == 1:
+        return found[0]
+    faulty = [one for one in found if one["faults"]]
+    sums = {name: sum(one[name] for one in found)
+            for name in ("found", "faults", "alarms", "false_alarms", "hours")}  # fmt: skip
+    told = sums["found"] + sums["faults"] + sums["false_alarms"]
+    means = {name: statistics.mean(one[name] for one in faulty) for name in ("average_precision", "best_f1")}
+    parts = [{name: one[name] for name in ("found", "faults", "false_alarms")} for one in found]
+    return {**means, **sums, "event_f1": 2 * sums["found"] / told, "threshold": found[0]["threshold"],
+            "each": [fault for one in found for fault in one["each"]], "parts": parts}  # fmt: skip
+
+
 def _scores(frame: Frame, system: np.ndarray) -> Scores:
     empty = np.zeros((len(frame), 1), np.float32)
     return Scores(
@@ -258,10 +276,19 @@ def fixed(chance: float, step_s: float) -> Threshold:
 # ------------------------------------------------------------------------------------------- ways to learn
 
 
-def by_verdict(
-    task: Task, verdict: Verdict, judged: Lesson, finished: tuple[np.ndarray, Threshold] | None = None
-) -> dict[str, Any]:
-    """The figures of a verdict; with what is seen from both ends where that is given."""
+Finished = tuple[np.ndarray, Threshold]
+
+
+def by_verdicts(case: Case, verdict: Verdict, judged: Sequence[Lesson] | None = None) -> dict[str, Any]:
+    """The figures of a verdict on all that is judged; with what both ends show where that is given."""
+    seen = case.judged if judged is None else judged
+    return together([
+        by_verdict(task, verdict, one, finished)
+        for task, one, finished in zip(case.tasks, seen, case.finished, strict=True)
+    ])  # fmt: skip
+
+
+def by_verdict(task: Task, verdict: Verdict, judged: Lesson, finished: Finished | None) -> dict[str, Any]:
     odds, kinds, origins = judging.read(judged, verdict)
     score, threshold = score_of(odds), fixed(verdict.threshold, task.judged.step_s)
     if not verdict.detects:
@@ -273,69 +300,74 @@ def by_verdict(
     return judge(task, score, threshold, kinds, verdict.kinds, origins)
 
 
-def probe(
-    task: Task, taught: Lesson, judged: Lesson, shots: list[Shot], looks: Looks,
-    finished: tuple[np.ndarray, Threshold] | None,
-) -> dict[str, Any]:  # fmt: skip
-    verdict, facts = judging.judge([taught], shots, known=looks.known)
-    return {**by_verdict(task, verdict, judged, finished), "facts": facts}
+def probe(case: Case, shots: list[Shot], looks: Looks) -> dict[str, Any]:
+    verdict, facts = judging.judge(case.taught, shots, known=looks.known)
+    return {**by_verdicts(case, verdict), "facts": facts}
 
 
 def adapted(
-    task: Task, taught: Lesson, judged: Lesson, shots: list[Shot], looks: Looks, detector: str, seed: int,
-    whose: str,
-) -> dict[str, Any]:  # fmt: skip
+    case: Case, shots: list[Shot], looks: Looks, detector: str, seed: int, whose: str
+) -> dict[str, Any]:
     """LoRA, or the whole network; then a verdict on what the network sees now."""
-    name = f"{whose}-{len(task.teaching)}-{len(shots)}-{detector}-{seed}".replace(" ", "-").replace(",", "")
+    rows = sum(len(task.teaching) for task in case.tasks)
+    name = f"{whose}-{rows}-{len(shots)}-{detector}-{seed}".replace(" ", "-").replace(",", "")
     about = looks.facts(name)
     if about is None:
         began = time.process_time()
         kind, rate = (Run, 1.0) if detector == LORA else (Whole, 0.2)
         options = FinetuneOptions(shots=len(shots), seed=seed, rate=rate * FinetuneOptions().rate)
         with tempfile.TemporaryDirectory() as folder:
-            run = kind(looks.exact, [taught], shots, options, Path(folder) / "a", "", None, Group())
+            run = kind(looks.exact, case.taught, shots, options, Path(folder) / "a", "", None, Group())
             run.pieces = MicroBatches(options.batch)
             run.resume()
-            if judging.count_incidents([taught], shots) >= judging.LEAST_INCIDENTS:
+            if judging.count_incidents(case.taught, shots) >= judging.LEAST_INCIDENTS:
                 run.go()
         if run.best_step:
-            tuned = run.tuned(looks.base.recogniser)
-            looks.of(taught.frame, f"{name}-taught", tuned)
-            looks.of(task.judged, f"{name}-judged", tuned)
+            case.looked_at(looks, name, run.tuned(looks.base.recogniser))
         spent = round(time.process_time() - began, 2)
         about = looks.facts(name, {"steps": run.step, "best_step": run.best_step, "adapting_cpu_s": spent})
         assert about is not None
     if about["best_step"]:  # else the network is as it was, and so is what it sees
-        tuned_taught, tuned_judged = (looks.of(one.frame, f"{name}-{part}")
-                                      for one, part in ((taught, "taught"), (judged, "judged")))  # fmt: skip
-        verdict, facts = judging.judge([tuned_taught], shots, known=looks.known)
+        taught, judged = case.looked_at(looks, name)
+        verdict, facts = judging.judge(taught, shots, known=looks.known)
         if verdict.detects:
-            return {**by_verdict(task, verdict, tuned_judged), "facts": facts | about}
-    verdict, facts = judging.judge([taught], shots, known=looks.known)
-    return {**by_verdict(task, verdict, judged), "facts": facts | about}
+            return {**by_verdicts(case, verdict, judged), "facts": facts | about}
+    verdict, facts = judging.judge(case.taught, shots, known=looks.known)
+    return {**by_verdicts(case, verdict), "facts": facts | about}
 
 
-def baseline(
-    task: Task, taught: Lesson, shots: list[Shot], fit: few_baselines.Fit, seed: int
-) -> dict[str, Any]:
-    """Fitted on the shots' rows; its threshold from windows it did not see, as an adapter's."""
-    counted = [judging.counted(taught, shot) for shot in shots]
+def baseline(case: Case, shots: list[Shot], fit: few_baselines.Fit, seed: int) -> dict[str, Any]:
+    """Fitted on the shots' rows; its threshold from windows it did not see, as an adapter's.
+
+    Of several servers each is scaled by its own teaching part.
+    """
+    pairs = zip(case.taught, case.tasks, strict=True)
+    frames = [(one.frame.values, task.judged.values) for one, task in pairs]
+    if len(frames) > 1:
+        frames = [(scale(a), scale(b)) for a, b in frames for scale in (RowScale(a),)]
+    values = np.concatenate([a for a, _ in frames])
+    begins = np.cumsum([0, *(len(a) for a, _ in frames)])
+    truth = np.concatenate([one.truth for one in case.taught])
+    counted = [begins[shot.lesson] + judging.counted(case.taught[shot.lesson], shot) for shot in shots]
     rows, shot = np.concatenate(counted), np.repeat(np.arange(len(shots)), [len(c) for c in counted])
-    bad = taught.truth[rows] == FAULTY
-    values = taught.frame.values
-    fold = judging.folds(judging.incidents([taught], shots)[0])[shot]
+    bad = truth[rows] == FAULTY
+    incident = judging.incidents(case.taught, shots)[0]
+    fold = judging.folds(incident)[shot]
     odds = np.zeros(len(rows))
     for one in np.unique(fold):
         use = fold != one
         if bad[use].any() and not bad[use].all():
             odds[~use] = fit(values, rows[use], bad[use], seed)(values)[rows[~use]]
-    step_s = task.judged.step_s
+    step_s = case.tasks[0].judged.step_s
     level, facts = judging.choose(
-        *judging.levels(shots, judging.incidents([taught], shots)[0], shot, bad, odds, step_s),
-        task.shot_rows * step_s,
+        *judging.levels(shots, incident, shot, bad, odds, step_s), case.tasks[0].shot_rows * step_s
     )
-    judged = fit(values, rows, bad, seed)(task.judged.values)
-    return {**judge(task, score_of(judged), fixed(level, step_s)), "facts": facts}
+    fitted = fit(values, rows, bad, seed)
+    found = [
+        judge(task, score_of(fitted(b)), fixed(level, step_s))
+        for task, (_, b) in zip(case.tasks, frames, strict=True)
+    ]
+    return {**together(found), "facts": facts}
 
 
 # ---------------------------------------------------------------------------------------------------- jobs
@@ -380,7 +412,7 @@ def main() -> None:
     weights = looks.base.facts["weights_sha256"]
     args.out.parent.mkdir(exist_ok=True)
     old = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    names = [SIMULATED, *(labelled.REAL if args.data else ())]
+    names = [SIMULATED, *((*labelled.REAL, *labelled.SERVERS) if args.data else ())]
     names = [name for name in names if not args.recordings or name in args.recordings]
     for name, detector, seed, shots in jobs(names, args.seeds, args.shots):
         key = {
@@ -412,45 +444,84 @@ def main() -> None:
         print(name, detector, seed, shots, told, flush=True)
 
 
+class Case(NamedTuple):
+    """What is judged, and what is learned from: a recording each, as a network sees it."""
+
+    tasks: list[Task]
+    taught: list[Lesson]
+    judged: list[Lesson]
+    finished: list[Finished | None]  # from both ends, where that is asked for
+
+    def looked_at(
+        self, looks: Looks, name: str, tuned: Recogniser | None = None
+    ) -> tuple[list[Lesson], list[Lesson]]:
+        """What is learned from and what is judged, by an adapted network of this name."""
+        taught, judged = [], []
+        for number, (task, one) in enumerate(zip(self.tasks, self.taught, strict=True)):
+            own = name if len(self.tasks) == 1 else f"{name}-{number}"
+            judged.append(looks.of(task.judged, f"{own}-judged", tuned))
+            if len(self.tasks) == 1:
+                taught.append(looks.of(one.frame, f"{own}-taught", tuned))
+            else:  # servers teach by the beginning of what is judged
+                taught.append(first_rows(judged[-1], len(task.teaching)))
+        return taught, judged
+
+
 def measure(
     name: str, detector: str, seed: int, shots: int, looks: Looks, data: Path | None
 ) -> dict[str, Any]:
-    task = _task(name, seed, data)
+    tasks = list(_tasks(name, seed, data))
     detector, ends, _ = detector.partition(ENDS)
     detector, spread, _ = detector.partition(SPREAD)
-    whose = f"{name}-{seed if name == SIMULATED else 0}".replace(" ", "-")
-    judged = unseen(task.judged)
-    if detector not in few_baselines.BASELINES:
-        judged = looks.of(task.judged, f"{whose}-judged")
-    finished = looks.finished(judged, f"{whose}-finished") if ends else None
+    is_baseline = detector in few_baselines.BASELINES
+    whose = [_whose(task, seed if name == SIMULATED else 0) for task in tasks]
+    judged = [
+        unseen(task.judged) if is_baseline else looks.of(task.judged, f"{own}-judged")
+        for task, own in zip(tasks, whose, strict=True)
+    ]
+    finished = [
+        looks.finished(one, f"{own}-finished") if ends else None
+        for one, own in zip(judged, whose, strict=True)
+    ]
+    case = Case(tasks, [], judged, finished)
     if detector == ZERO:
-        if looks.known is None:
-            return judge(task, *finished or (judged.system, unlabelled(task.judged, judged.system)))
-        return by_verdict(task, looks.known, judged, finished)  # it names, and finds nothing by itself
+        if looks.known is not None:
+            return by_verdicts(case, looks.known)  # it names, and finds nothing by itself
+        zero = zip(tasks, judged, finished, strict=True)
+        return together([judge(t, *f or (j.system, unlabelled(t.judged, j.system))) for t, j, f in zero])
     if name == SIMULATED:
-        rows, whole = labelled.QUIET_ROWS + (FROM if spread else shots) * SHOT_ROWS, task.teaching
-        task = replace(task, teaching=whole.rows(slice(0, rows)))
-        if detector in few_baselines.BASELINES and shots > 100:
-            taught = unseen(task.teaching)
+        rows = labelled.QUIET_ROWS + (FROM if spread else shots) * SHOT_ROWS
+        whole = tasks[0].teaching
+        tasks[0] = replace(tasks[0], teaching=whole.rows(slice(0, rows)))
+        if is_baseline and shots > 100:
+            taught = [unseen(tasks[0].teaching)]
         else:
-            taught = looks.beginning(whole, f"{whose}-taught", rows)
+            taught = [looks.beginning(whole, f"{whose[0]}-taught", rows)]
+    elif len(tasks) == 1:
+        taught = [looks.of(tasks[0].teaching, f"{whose[0]}-taught")]
     else:
-        taught = looks.of(task.teaching, f"{whose}-taught")
-    looks_bad = None if looks.known is None or not taught.columns.size else [
-        judging.suspicion(taught, looks.known)
+        seen = [looks.of(task.judged, f"{own}-judged") for task, own in zip(tasks, whose, strict=True)]
+        taught = [first_rows(one, len(task.teaching)) for task, one in zip(tasks, seen, strict=True)]
+    looks_bad = None if looks.known is None or not taught[0].columns.size else [
+        judging.suspicion(one, looks.known) for one in taught
     ]  # fmt: skip
-    drawn = draw_shots([taught], shots, task.shot_rows, seed, suspicion=looks_bad)
+    case = case._replace(taught=taught)
+    drawn = draw_shots(taught, shots, tasks[0].shot_rows, seed, suspicion=looks_bad)
     told = {
         "shots_drawn": len(drawn),
-        "incidents": len({i for i in judging.incidents([taught], drawn)[0] if i >= 0}),
+        "incidents": len({i for i in judging.incidents(taught, drawn)[0] if i >= 0}),
     }
     if detector == PROBE:
-        found = probe(task, taught, judged, drawn, looks, finished)
+        found = probe(case, drawn, looks)
     elif detector in (LORA, WHOLE):
-        found = adapted(task, taught, judged, drawn, looks, detector, seed, whose)
+        found = adapted(case, drawn, looks, detector, seed, whose[0])
     else:
-        found = baseline(task, taught, drawn, few_baselines.BASELINES[detector], seed)
+        found = baseline(case, drawn, few_baselines.BASELINES[detector], seed)
     return {**found, **told}
+
+
+def _whose(task: Task, seed: int) -> str:
+    return f"{task.name}-{seed}".replace(" ", "-").replace(",", "")
 
 
 def unseen(frame: Frame) -> Lesson:
@@ -464,11 +535,11 @@ def unseen(frame: Frame) -> Lesson:
 
 
 @lru_cache(maxsize=2)
-def _task(name: str, seed: int, data: Path | None) -> Task:
+def _tasks(name: str, seed: int, data: Path | None) -> tuple[Task, ...]:
     if name == SIMULATED:
-        return labelled.simulated(seed, max(SHOTS))
+        return (labelled.simulated(seed, max(SHOTS)),)
     assert data is not None
-    return labelled.real(name, data)
+    return labelled.servers(name, data) if name in labelled.SERVERS else (labelled.real(name, data),)
 
 
 if __name__ == "__main__":
