@@ -35,7 +35,8 @@ def page() -> str:
     """The page's words as they stand, its tables from the records."""
     records = measured()
     simulated = [r for r in records if r["recording"] == SIMULATED]
-    recorded = [r for r in records if r["recording"] != SIMULATED]
+    servers = [r for r in records if r["recording"].endswith(" servers")]
+    recorded = [r for r in records if r["recording"] != SIMULATED and r not in servers]
     return filled(
         PAGE.read_text("utf-8"),
         {
@@ -47,12 +48,10 @@ def page() -> str:
             "confusion": confusion(simulated),
             "rejection": rejection(simulated),
             "roots": roots(simulated),
-            "recorded": [
-                line
-                for name in dict.fromkeys(r["recording"] for r in recorded)
-                for line in (f"**{name}**", "", *curves([r for r in recorded if r["recording"] == name]))
-            ],
+            "recorded": each(recorded),
             "recorded paired": paired(recorded),
+            "servers": each(servers),
+            "servers paired": paired(servers),
             "cost": cost(),
         },
     )
@@ -61,6 +60,15 @@ def page() -> str:
 def measured() -> list[Record]:
     """The records of learning curves that came to an end."""
     return [r for r in read("learning_curves.jsonl") if "skipped" not in r]
+
+
+def each(records: Sequence[Record]) -> list[str]:
+    """Detection, a table for each recording."""
+    return [
+        line
+        for name in dict.fromkeys(r["recording"] for r in records)
+        for line in (f"**{name}**", "", *curves([r for r in records if r["recording"] == name]))
+    ]
 
 
 def groups(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
@@ -373,16 +381,16 @@ def picture() -> Figure:
     figure = Figure(figsize=(10, 5.2), facecolor=LIGHT.ground)
     axes = figure.add_subplot()
     colours = [LIGHT.value, LIGHT.alarm, LIGHT.known, LIGHT.limit, LIGHT.expected, LIGHT.muted, LIGHT.ink]
-    names = [name for name in points(records) if name in OURS or not name.startswith("foreshock")]
-    names = [name for name in names if name in OURS or not name.endswith(SPREAD)]
+    told = points(records)
+    names = [n for n in told if n in OURS or not (n.startswith("foreshock") or n.endswith(SPREAD))]
     for number, name in enumerate(names):
-        line, colour = points(records)[name], colours[number % len(colours)]
+        line, colour = told[name], colours[number % len(colours)]
         style = "-" if name in OURS else "--"
         axes.plot(list(line), list(line.values()), style, color=colour, lw=2, marker="o", ms=5, label=name)
         for r in records:
             if r["detector"] == name:
                 axes.plot(r["shots"], seed_f1(r), "_", color=colour, ms=9, alpha=0.6)
-    for level in points(records).get(ZERO, {}).values():
+    for level in told.get(ZERO, {}).values():
         axes.axhline(level, color=LIGHT.muted, lw=1.2, ls=":", label=ZERO)
     axes.set_xscale("log")
     shots = sorted({r["shots"] for r in records if r["shots"]})
