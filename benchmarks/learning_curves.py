@@ -327,13 +327,14 @@ def adapted(
         spent = round(time.process_time() - began, 2)
         about = looks.facts(name, {"steps": run.step, "best_step": run.best_step, "adapting_cpu_s": spent})
         assert about is not None
-    if about["best_step"]:  # else the network is as it was, and so is what it sees
-        taught, judged = case.looked_at(looks, name)
-        verdict, facts = judging.judge(taught, shots, known=looks.known)
-        if verdict.detects:
-            return {**by_verdicts(case, verdict, judged), "facts": facts | about}
     verdict, facts = judging.judge(case.taught, shots, known=looks.known)
-    return {**by_verdicts(case, verdict), "facts": facts | about}
+    judged, is_kept = case.judged, False
+    if about["best_step"]:  # else the network is as it was, and so is what it sees
+        taught, tuned = case.looked_at(looks, name)
+        tried, told = judging.judge(taught, shots, known=looks.known)
+        if tried.detects and (not verdict.detects or judging.is_surely_better(told, facts)):
+            judged, verdict, facts, is_kept = tuned, tried, told, True
+    return {**by_verdicts(case, verdict, judged), "facts": facts | about | {"is_kept": is_kept}}
 
 
 def baseline(case: Case, shots: list[Shot], fit: few_baselines.Fit, seed: int) -> dict[str, Any]:

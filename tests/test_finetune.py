@@ -146,6 +146,17 @@ def test_recordings_that_teach_little_beside_others(network: Recogniser):
     assert all(np.isfinite(judging.read(lesson, verdict)[0]).all() for lesson in lessons)
 
 
+def test_a_changed_network_must_gain_more_than_chance():
+    """By the labelled incidents' ranks, one by one; where they can't be compared it gains nothing."""
+    before = {"crossed_each": [0.5, 0.6, 0.7, 0.8]}
+    better = judging.is_surely_better
+    assert better({"crossed_each": [0.6, 0.7, 0.7, 0.9]}, before)
+    assert not better({"crossed_each": [0.9, 0.6, 0.7, 0.7]}, before)  # one incident alone
+    assert not better(before, before)
+    assert not better({"crossed_each": [0.9]}, {"crossed_each": [0.5]})
+    assert not better({}, {})
+
+
 def test_quiet_windows_tell_what_zero_shot_scores_are_usual(network: Recogniser):
     """Few hardly move the usual level, loud ones raise it, and calm ones lower it."""
     lesson = look(frame(), network, detector(network).options)
@@ -153,7 +164,9 @@ def test_quiet_windows_tell_what_zero_shot_scores_are_usual(network: Recogniser)
     quiet = sum(not s.is_faulty for s in m.shots)
     assert quiet > 8
     usual = USUAL.over(len(lesson.frame.kpis)).high
-    steady, wild = (judging.usual_level(replace(m, system=np.full(len(m.row), level))) for level in (usual, 20.0))
+    steady, wild = (
+        judging.usual_level(replace(m, system=np.full(len(m.row), level))) for level in (usual, 20.0)
+    )
     assert steady == pytest.approx(usual)
     assert wild == pytest.approx(usual * (20 / usual) ** (quiet / (quiet + judging.FEW)))
     assert judging.usual_level(replace(m, system=np.zeros(len(m.row)))) < usual

@@ -48,7 +48,10 @@ def adapt(
     steps: Annotated[int, typer.Option(help="Of training, at most; 0: the verdict alone.", min=0)] = 120,
     least_incidents: Annotated[
         int,
-        typer.Option(help="With fewer the score stays zero-shot, names alone are learned; 0: never.", min=0),
+        typer.Option(
+            help="With fewer the score stays zero-shot, names alone are learned; 0: all counts.",
+            min=0,
+        ),
     ] = 6,
     seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.", min=0)] = 0,
     precision: Annotated[

@@ -8,7 +8,7 @@ Not here: the figures (figures), the verdict's mathematics (verdict), training t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -316,7 +316,7 @@ def _origins(
 
 
 def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any]]:
-    """Whether scores rank incidents that they did not learn from as zero-shot scoring does, or nearly so; figures.
+    """Whether scores rank incidents they did not learn from nearly as well as zero-shot scoring, and figures.
 
     Where a quarter of its AP is lost, and more than a standard error over incidents, the zero-shot score and
     its threshold stay, and the verdict only names kinds and services. Smaller losses say nothing: quiet
@@ -335,11 +335,22 @@ def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any
         return False, facts
     stands_for = np.array([one.weight for one in material.shots])[shot]
     ours, zero = (_shares(one[later], bad, stands_for) for one in (scores, material.system))
-    lost = np.array([(zero - ours)[of == one].mean() for one in np.unique(of)])
+    each = np.array([[(ours[of == one]).mean(), (zero[of == one]).mean()] for one in np.unique(of)])
+    lost = each[:, 1] - each[:, 0]
     error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0
     ap, zero_ap = (float(np.average(one, weights=stands_for[bad])) for one in (ours, zero))
-    facts |= {"crossed_ap": round(ap, 4), "zero_shot_ap": round(zero_ap, 4), "ap_error": round(error, 4)}
+    facts |= {"crossed_ap": round(ap, 4), "zero_shot_ap": round(zero_ap, 4), "ap_error": round(error, 4),
+              "crossed_each": each[:, 0].round(4).tolist()}  # fmt: skip
     return ap >= (1 - LOST) * zero_ap - error, facts
+
+
+def is_surely_better(after: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """By the facts of `judge`: whether labelled incidents rank higher by more than a standard error."""
+    ours, theirs = (np.array(facts.get("crossed_each", ())) for facts in (after, before))
+    if len(ours) != len(theirs) or len(ours) < 2:
+        return False
+    gain = ours - theirs
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
 
 
 def _shares(odds: np.ndarray, is_faulty: np.ndarray, weight: np.ndarray) -> np.ndarray:

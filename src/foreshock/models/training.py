@@ -55,7 +55,7 @@ class FinetuneOptions:
     rate: float = 1e-3
     weight_decay: float = 0.01
     expect_weight: float = 0.1  # what forecasting the quiet series counts beside recognising
-    least_incidents: int = LEAST_INCIDENTS  # with fewer, names are learned and the score stays; 0: never so
+    least_incidents: int = LEAST_INCIDENTS  # with fewer, names are learned and the score stays; 0: all counts
     validate: float = 0.25  # share of the shots, the latest, that validate
     check_every: int = 15  # steps between two looks at the validation part
     patience: int = 3  # looks without gain after which training ends
