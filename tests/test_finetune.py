@@ -519,6 +519,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     told = json.loads(capsys.readouterr().out)
     assert told["threshold_from"] == "labels, by the adapter"
     assert all("fault_type" in one for one in told["incidents"])
+    assert run([*adapt, "--shots", "16", "--force"]) == 0
+    words = capsys.readouterr().out
+    assert (
+        f"labels help to find incidents ({facts['compared_incidents']} labelled incidents to compare" in words
+    )
+    assert "the network is changed" in words or "the network stays as it is" in words
     assert run(adapt) == 2
     assert "exists; replace it with --force" in capsys.readouterr().err
     assert run([*adapt, "--force", "--shots", "2"]) == 2

@@ -16,6 +16,7 @@ from foreshock.errors import ConfigError, OutputError, SourceError
 if TYPE_CHECKING:
     from foreshock.config import Settings
     from foreshock.models.finetune import FinetuneOptions
+    from foreshock.models.lora import Adapter
 
 
 def adapt(
@@ -132,8 +133,25 @@ def adapt(
     console.result(
         facts,
         f"{out}: learned from {facts['shots']} windows, {facts['faulty_shots']} of them with a fault, in "
-        f"{facts['seconds']:.0f} s; {len(adapter.verdict.kinds)} kinds of faults",
+        f"{facts['seconds']:.0f} s; {len(adapter.verdict.kinds)} kinds of faults\n{_counts(adapter)}",
     )
+
+
+def _counts(adapter: Adapter) -> str:
+    """What of it counts in use, for people."""
+    facts = adapter.facts
+    finds = "labels help to find incidents"
+    if not adapter.verdict.detects:
+        finds = "names alone are learned, incidents are found as without labels"
+    told = f"{facts['compared_incidents']} labelled incidents to compare"
+    if "crossed_ap" in facts:
+        told += (
+            f", AP {facts['crossed_ap']:.2f}, each by labels of others; {facts['zero_shot_ap']:.2f} without"
+        )
+    network = "is changed" if facts["best_step"] else "stays as it is"
+    if facts["steps"] and not facts["best_step"]:
+        network += ": a change gained no more than chance"
+    return f"{finds} ({told})\nthe network {network}"
 
 
 def _from_store(path: Path, settings: Settings, plan: FinetuneOptions, console: Console) -> None:
