@@ -389,7 +389,7 @@ def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple
     rounds += [(name, [count]) for count in (50, 1000) for name in (LORA, WHOLE)]
     for detector, counts in rounds:
         for name in names if SPREAD not in detector else {SIMULATED}.intersection(names):
-            for seed in seeds if detector != ZERO or name == SIMULATED else seeds[:1]:
+            for seed in seeds if ZERO not in detector or name == SIMULATED else seeds[:1]:
                 for count in counts:
                     if count in shots and (name == SIMULATED or count <= 100):
                         yield name, detector, seed, count
