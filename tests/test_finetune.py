@@ -327,6 +327,15 @@ def test_files_of_two_adapters(adapter: lora.Adapter, tmp_path: Path):
         lora.load_adapter(tmp_path)
 
 
+@pytest.mark.parametrize("usual", [0, -1.0, float("nan"), float("inf")])
+def test_a_threshold_that_is_none_is_refused(adapter: lora.Adapter, usual: float):
+    """The zero-shot score is divided by it."""
+    raw = adapter.verdict.to_dict()
+    assert Verdict.from_dict(raw, "a").usual == adapter.verdict.usual
+    with pytest.raises(WeightsError, match="must be above 0"):
+        Verdict.from_dict(raw | {"usual": usual}, "a")
+
+
 def test_a_full_disk_leaves_the_previous_adapter(network, adapter, tmp_path, monkeypatch):
     """Whatever fails while saving, what was there is still there, and nothing half lies about."""
     out = tmp_path / "kept"

@@ -258,13 +258,15 @@ class Verdict:
             for name, array in a.items():
                 if not np.isfinite(array).all():
                     raise WeightsError(f"{place}: {name} must be finite numbers; adapt again.")
+            usual = None if raw.get("usual") is None else float(raw["usual"])
+            if usual is not None and not 0 < usual < np.inf:
+                raise WeightsError(f"{place}: usual is {usual}, and must be above 0; adapt again.")
             hidden = Hidden(a["hidden_inward"], a["hidden_outward"]) if "hidden_inward" in a else None
             return cls(
                 a["center"], a["spread"], a["weight"],
                 Roots(a["root_spread"], a["root_weight"], a["kind_weight"], hidden),
                 Kinds(kinds, a["kind_center"], a["kind_reach"]),
-                float(raw["threshold"]), float(raw["sure"]), bool(raw["detects"]),
-                None if raw.get("usual") is None else float(raw["usual"]),
+                float(raw["threshold"]), float(raw["sure"]), bool(raw["detects"]), usual,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{place} is not a whole adapter ({error!r}); adapt again.") from error
