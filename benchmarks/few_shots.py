@@ -35,8 +35,9 @@ def page() -> str:
     """The page's words as they stand, its tables from the records."""
     records = measured()
     simulated = [r for r in records if r["recording"] == SIMULATED]
-    servers = [r for r in records if r["recording"].endswith(" servers")]
-    recorded = [r for r in records if r["recording"] != SIMULATED and r not in servers]
+    real = [r for r in records if r["recording"] != SIMULATED]
+    servers = [r for r in real if r["recording"].endswith(" servers")]
+    recorded = [r for r in real if not r["recording"].endswith(" servers")]
     return filled(
         PAGE.read_text("utf-8"),
         {

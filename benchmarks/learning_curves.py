@@ -332,7 +332,7 @@ def adapted(
     if about["best_step"]:  # else the network is as it was, and so is what it sees
         taught, tuned = case.looked_at(looks, name)
         tried, told = judging.judge(taught, shots, known=looks.known)
-        if tried.detects and (not verdict.detects or judging.is_surely_better(told, facts)):
+        if judging.gains((tried, told), (verdict, facts)):
             judged, verdict, facts, is_kept = tuned, tried, told, True
     return {**by_verdicts(case, verdict, judged), "facts": facts | about | {"is_kept": is_kept}}
 
@@ -501,7 +501,9 @@ def measure(
     elif len(tasks) == 1:
         taught = [looks.of(tasks[0].teaching, f"{whose[0]}-taught")]
     else:
-        seen = [looks.of(task.judged, f"{own}-judged") for task, own in zip(tasks, whose, strict=True)]
+        seen = judged
+        if is_baseline:  # it looks at nothing, but learns from the same windows
+            seen = [looks.of(task.judged, f"{own}-judged") for task, own in zip(tasks, whose, strict=True)]
         taught = [first_rows(one, len(task.teaching)) for task, one in zip(tasks, seen, strict=True)]
     looks_bad = None if looks.known is None or not taught[0].columns.size else [
         judging.suspicion(one, looks.known) for one in taught

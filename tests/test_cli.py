@@ -152,22 +152,13 @@ def test_score_offline(ask, shop, tmp_path):
     assert pd.read_parquet(out)["threshold"].nunique() == 1
 
 
-def test_detect_offline_looks_both_ways(ask, shop):
-    """Asked to, and by itself."""
-    for how in ((), ("--offline",)):
-        code, out, err = ask("detect", shop, *how, "--json")
-        assert code == 0, err
-        facts = json.loads(out)
-        assert facts["causal"] is False
-        assert facts["rows_in_hindsight"] == facts["rows"]
-
-
-@pytest.fixture(scope="module")
-def answer(tmp_path_factory):
-    """The demo's incidents in JSON, and the folder with report and run log; it is judged once."""
+@pytest.fixture(scope="module", params=[(), ("--offline",)], ids=["asked for nothing", "offline"])
+def answer(request, tmp_path_factory):
+    """The demo's incidents in JSON, and the folder with report and run log; judged once, however many ask."""
     folder = tmp_path_factory.mktemp("demo")
-    told = [sys.executable, "-m", "foreshock", "detect", "demo:", "--report", folder / "r.html"]
-    done = subprocess.run([*told, "--log", folder / "runs", "--json"], capture_output=True, text=True)
+    asked = [sys.executable, "-m", "foreshock", "detect", "demo:", "--json", *request.param]
+    kept = ["--report", folder / "r.html", "--log", folder / "runs"]
+    done = subprocess.run([*asked, *kept], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder
 

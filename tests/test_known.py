@@ -131,7 +131,7 @@ def test_a_kind_is_told_from_a_half_on():
 
 def test_detect_says_so(capsys: pytest.CaptureFixture[str]):
     """The kind, its chance and where that was learned, for people; for machines: test_cli."""
-    assert run(["detect", "demo:", "--as-live"]) == 0
+    assert run(["detect", "demo:"]) == 0
     assert "memory_leak, 9" in (words := capsys.readouterr().out)
     assert "(learned from simulated systems)" in words
 

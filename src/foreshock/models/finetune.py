@@ -21,7 +21,7 @@ from typing import Any
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models import lora
-from foreshock.models.judging import count_incidents, is_surely_better, judge, look, suspicion
+from foreshock.models.judging import count_incidents, gains, judge, look, suspicion
 from foreshock.models.known import load_known
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
@@ -79,8 +79,7 @@ def finetune(
         tuned = run.tuned(base.recogniser)
         seen = [look(one, tuned, base.options) for one in frames]
         tried, told = judge(seen, shots, options.least_incidents, before)
-        is_asked = options.least_incidents == 0 or not verdict.detects
-        if tried.detects and (is_asked or is_surely_better(told, facts)):
+        if options.least_incidents == 0 or gains((tried, told), (verdict, facts)):
             verdict, facts = tried, told
         else:  # what changed the network gained nothing that can be told from chance
             run.forget()

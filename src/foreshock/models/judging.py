@@ -335,13 +335,19 @@ def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any
         return False, facts
     stands_for = np.array([one.weight for one in material.shots])[shot]
     ours, zero = (_shares(one[later], bad, stands_for) for one in (scores, material.system))
-    each = np.array([[(ours[of == one]).mean(), (zero[of == one]).mean()] for one in np.unique(of)])
+    each = np.array([[ours[of == one].mean(), zero[of == one].mean()] for one in np.unique(of)])
     lost = each[:, 1] - each[:, 0]
     error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0
     ap, zero_ap = (float(np.average(one, weights=stands_for[bad])) for one in (ours, zero))
     facts |= {"crossed_ap": round(ap, 4), "zero_shot_ap": round(zero_ap, 4), "ap_error": round(error, 4),
               "crossed_each": each[:, 0].round(4).tolist()}  # fmt: skip
     return ap >= (1 - LOST) * zero_ap - error, facts
+
+
+def gains(after: tuple[Verdict, Mapping[str, Any]], before: tuple[Verdict, Mapping[str, Any]]) -> bool:
+    """Whether a change of the network is worth keeping: what `judge` gives with it, and without."""
+    (tried, told), (verdict, facts) = after, before
+    return tried.detects and (not verdict.detects or is_surely_better(told, facts))
 
 
 def is_surely_better(after: Mapping[str, Any], before: Mapping[str, Any]) -> bool:

@@ -366,7 +366,7 @@ class AdaptedDetector(VigilDetector):
         self.adapter, self.verdict = adapter, adapter.verdict
         self.zero_shot = base
         if self.verdict.detects:
-            self.guess = None  # its scores are odds
+            self.guess = None  # its threshold was learned
 
     def stream(self) -> AdaptedStream:
         return AdaptedStream(self.recogniser, self.options, self.name, self.verdict)
