@@ -110,9 +110,11 @@ class Looks:
     """Recordings as a network sees them, each read once; figures are made of that anew."""
 
     def __init__(self, cache: Path, model: str) -> None:
-        self.cache, self.base = cache, load_detector("foreshock", model=model)
+        self.cache, self.base = cache, load_detector("foreshock", model=model, known=False)
         known = load_known(model)
         self.known = None if known is None else known.verdict
+        self.zero_shot = load_detector("foreshock", model=model)
+        self.told = "" if known is None else f"-{known.sha256[:12]}"
         self.exact = load_detector("foreshock", model=model, precision="fp32")
         self.lately: dict[str, Lesson] = {}
 
@@ -156,19 +158,22 @@ class Looks:
         figures, services = (made[slots] for made in stream.pool(*heard))
         assert stream.groups is not None
         truth, columns = judging.truth_of(frame), stream.groups.columns
-        return Lesson(frame, truth, heard[0][slots], system, figures, services, columns)
+        plain = Lesson(frame, truth, heard[0][slots], system, figures, services, columns)
+        if self.known is None:
+            return plain
+        return judging.informed(plain, judging.suspicion(plain, self.known))
 
     def finished(self, judged: Lesson, name: str) -> tuple[np.ndarray, Threshold]:
         """Without labels: the scores of a recording that lies in the past, and its threshold."""
         hidden = judged.frame.without_labels()
-        path = self._file(f"{name}.npz")
+        path = self._file(f"{name}{self.told}.npz")
         if not path.exists():
 
             def score(detector: Any, part: Frame) -> Scores:
                 return _scores(part, judged.system if part is hidden else detector.score(part).system)
 
-            chosen, found = finished_scores(self.base, hidden, score, Settings())
-            np.savez(path, system=found.system, both=chosen is not self.base)
+            chosen, found = finished_scores(self.zero_shot, hidden, score, Settings())
+            np.savez(path, system=found.system, both=chosen is not self.zero_shot)
         with np.load(path) as kept:
             system, guess = kept["system"], bidirectional.USUAL if kept["both"] else USUAL
         return system, unlabelled(hidden, system, guess)
@@ -487,7 +492,7 @@ def measure(
     case = Case(tasks, [], judged, finished)
     if detector == ZERO:
         if looks.known is not None:
-            return by_verdicts(case, looks.known)  # it names, and finds nothing by itself
+            return by_verdicts(case, looks.known)  # it names; what it finds is in the zero-shot score
         zero = zip(tasks, judged, finished, strict=True)
         return together([judge(t, *f or (j.system, unlabelled(t.judged, j.system))) for t, j, f in zero])
     if name == SIMULATED:

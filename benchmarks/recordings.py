@@ -35,7 +35,7 @@ from foreshock.explain import explain
 from foreshock.frame import Frame
 from foreshock.memory import watch
 from foreshock.metrics import average_precision, count_events, fault_spans, roc_auc, spans
-from foreshock.models import Detector, load_detector, naming
+from foreshock.models import Detector, load_detector
 from foreshock.runlog import git_commit
 from foreshock.scores import Scores
 
@@ -51,6 +51,7 @@ RECORDINGS = {
 def detectors(quick: bool) -> Iterator[tuple[str, int, Callable[[], Detector]]]:
     """Name, seed and how to make each."""
     yield "foreshock (nano)", 0, lambda: load_detector("foreshock")
+    yield "foreshock, evidence alone (nano)", 0, lambda: load_detector("foreshock", known=False)
     yield "foreshock (nano, offline)", 0, lambda: load_detector("foreshock", causal=False)
     for seed in range(1 if quick else 3):
         yield "untrained network, same shape", seed, lambda seed=seed: load_detector("untrained", seed=seed)
@@ -78,7 +79,6 @@ def judge(frame: Frame, until: str | None, detector: Detector) -> dict[str, Any]
     ignore = labels.ignore | (labels.anomaly & ~seen)
     if until is not None:
         ignore = ignore | (frame.time >= np.datetime64(until))
-    detector = naming(detector)  # as `foreshock detect` does
     began, cpu = time.perf_counter(), time.process_time()
     hidden = frame.without_labels()
     scores = detector.score(hidden)

@@ -10,7 +10,7 @@ from foreshock.config import Settings
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame, Kpi
 from foreshock.hindsight import ROWS, mirrored
-from foreshock.models import bidirectional, load_detector, looking_both_ways, naming
+from foreshock.models import bidirectional, load_detector, looking_both_ways
 from foreshock.models.bidirectional import BidirectionalDetector, around, reach_of
 
 KPIS = tuple(Kpi(f"{s}__{m}", s, m) for s in ("web", "cart", "payment") for m in ("cpu_pct", "latency_p90_s"))
@@ -79,13 +79,11 @@ def test_neighbours_are_those_on_the_clock():
 
 def test_kinds_are_those_of_the_forward_pass(detector):
     frame = recording(100)
-    named = naming(detector)
-    scores = named.score(frame)
-    assert named.verdict.named(scores.kinds[10:20])[1] > 0
-    forward = naming(load_detector("foreshock")).score(frame)
+    scores = detector.score(frame)
+    assert detector.verdict.named(scores.kinds[10:20])[1] > 0
+    forward = load_detector("foreshock").score(frame)
     assert scores.kind_names == forward.kind_names != ()
     np.testing.assert_array_equal(scores.kinds, forward.kinds)
-    np.testing.assert_array_equal(scores.system, detector.score(frame).system)
 
 
 def test_nothing_live_looks_both_ways(detector):

@@ -1,4 +1,4 @@
-"""What simulated systems taught: incidents are named without labels, scores stay, labels correct it."""
+"""What simulated systems taught: incidents are named without labels, more are found, labels correct it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,24 @@ from foreshock.cli import run
 from foreshock.errors import ConfigError, OutputError, WeightsError
 from foreshock.frame import Frame, Kpi
 from foreshock.metrics import fault_spans
-from foreshock.models import copy_of, load_detector, naming, weights
+from foreshock.models import copy_of, load_detector, weights
 from foreshock.models.figures import figure_names, quantity, service_figure_names
 from foreshock.models.judging import judge, look, suspicion
-from foreshock.models.known import FILE_NAME, load_known, save_known
+from foreshock.models.known import FILE_NAME, knowing, load_known, save_known
 from foreshock.models.shots import FAULTY, QUIET, draw_shots
-from foreshock.models.verdict import TAUGHT, Hidden, Kinds, Origins, Roots, Verdict, learn_roots, untaught
+from foreshock.models.verdict import (
+    LEARNED_ROWS,
+    TAUGHT,
+    Hidden,
+    Kinds,
+    Origins,
+    Roots,
+    Verdict,
+    learn_roots,
+    score_of,
+    untaught,
+)
+from foreshock.models.vigil import USUAL, VigilDetector
 from foreshock.pretrain.simulated import HELD_BACK, KINDS, SimulatedPlan, judged, macro_f1, recording, teach
 from foreshock.scores import Scores
 from foreshock.sources import simulator
@@ -41,7 +53,7 @@ def demo() -> Frame:
 
 @pytest.fixture(scope="module")
 def told(demo: Frame) -> Scores:
-    return naming(load_detector()).score(demo.without_labels())
+    return load_detector().score(demo.without_labels())
 
 
 @pytest.fixture
@@ -79,23 +91,55 @@ def test_incidents_are_named_without_labels(demo: Frame, told: Scores):
     assert told.kind_names == tuple(sorted(simulator.FAULTS))
 
 
-def test_scores_stay_what_they_were(demo: Frame, told: Scores):
-    """Naming changes no score, to the bit, and brings no threshold."""
-    plain = load_detector()
+def test_it_counts_in_the_score_of_a_system(demo: Frame, told: Scores):
+    """Half of the system's score in the end, nothing at first; those of KPIs and services, to the bit, stay."""
+    plain = load_detector(known=False)
     scores = plain.score(demo.without_labels())
-    for name in ("system", "services", "kpis"):
+    for name in ("services", "kpis"):
         np.testing.assert_array_equal(getattr(scores, name), getattr(told, name), err_msg=name)
     assert scores.kinds is None
-    assert getattr(naming(plain), "threshold", None) is None
+    assert getattr(knowing(plain), "threshold", None) is None
     assert told.taught is None
+    known = load_known("nano")
+    assert known is not None
+    assert isinstance(plain, VigilDetector)
+    odds = suspicion(look(demo, plain.recogniser, plain.options), known.verdict)
+    assert told.system[0] == scores.system[0]
+    late = slice(LEARNED_ROWS, None)
+    want = (scores.system[late] + USUAL.over(len(demo.kpis)).high * score_of(odds[late])) / 2
+    np.testing.assert_allclose(told.system[late], want, rtol=1e-3, atol=1e-3)
 
 
-def test_only_the_detector_it_belongs_to_names():
-    """Other detectors, and networks in memory, stay as they are."""
-    for other in (load_detector("robust_z"), load_detector("untrained"), load_detector(recognise=False)):
-        assert naming(other) is other
-    once = naming(load_detector())
-    assert naming(once) is once
+def test_few_columns_are_scored_without(demo: Frame):
+    """A table of fewer KPIs than it ever learned from has the scores it would have without."""
+    f = demo.without_labels().rows(slice(0, 400))
+    few = replace(f, values=f.values[:, :9], kpis=f.kpis[:9])
+    want = load_detector(known=False).score(few).system
+    found = load_detector().score(few)
+    np.testing.assert_array_equal(found.system, want)
+    assert found.kinds is not None
+
+
+def test_pieces_do_not_matter(demo: Frame, told: Scores):
+    """Rows that come in pieces, or one by one, have the scores of the whole."""
+    f, stream = demo.without_labels(), load_detector().stream()
+    edges = [0, 100, 101, 102, 300, len(f)]
+    parts = [stream.push(f.rows(slice(a, b))).system for a, b in zip(edges, edges[1:], strict=False)]
+    np.testing.assert_allclose(np.concatenate(parts), told.system, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_detector_it_belongs_to_knows():
+    """Other detectors, networks in memory and fewer signals stay as they are."""
+    fewer = load_detector(signals=["chance"])
+    for other in (
+        load_detector("robust_z"),
+        load_detector("untrained"),
+        load_detector(recognise=False),
+        fewer,
+    ):
+        assert knowing(other) is other
+    once = load_detector()
+    assert knowing(once) is once
 
 
 def test_new_columns_do_not_confuse_it(demo: Frame):
@@ -104,9 +148,9 @@ def test_new_columns_do_not_confuse_it(demo: Frame):
     values = f.values.copy()
     late = [c for c, kpi in enumerate(f.kpis) if kpi.service == "payment" or kpi.metric == "error_share"]
     values[:350, late] = np.nan
-    whole = naming(load_detector()).score(replace(f, values=values))
+    whole = load_detector().score(replace(f, values=values))
     early = [c for c in range(len(f.kpis)) if c not in late]
-    stream = naming(load_detector()).stream()
+    stream = load_detector().stream()
     first = Frame(f.time_ns[:350], values[:350, early], tuple(f.kpis[c] for c in early), f.step_s)
     stream.push(first)
     stream.relayout(f.kpis)
@@ -162,7 +206,7 @@ def test_another_base_is_refused(checkpoint: Path):
     (checkpoint / FILE_NAME).write_text(json.dumps(raw | {"base_sha256": "0" * 64}))
     resummed(checkpoint)
     with pytest.raises(WeightsError, match=r"learned with base weights 000000000000…, those beside it are"):
-        naming(load_detector(model=str(checkpoint)))
+        load_detector(model=str(checkpoint))
 
 
 def test_a_damaged_file_is_refused(checkpoint: Path):
@@ -191,7 +235,7 @@ def test_without_it_nothing_is_named(checkpoint: Path):
     (checkpoint / FILE_NAME).unlink()
     assert load_known(checkpoint) is None
     plain = load_detector(model=str(checkpoint))
-    assert naming(plain) is plain
+    assert knowing(plain) is plain
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path):

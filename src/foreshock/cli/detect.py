@@ -88,7 +88,6 @@ def detect(
         from foreshock import quality, sources
         from foreshock.decide import decide
         from foreshock.explain import explain
-        from foreshock.models import naming
 
         settings = resolved.settings
         with run.phase("read"):
@@ -96,7 +95,7 @@ def detect(
             found = quality.inspect(raw) if report is not None else None
             frame, repairs = mended(raw, settings, console)
         with run.phase("score"), console.progress(f"scoring {len(frame):,} rows"):
-            detecting = naming(detector_of(resolved, run, console))
+            detecting = detector_of(resolved, run, console)
             detecting, scores = scored(detecting, frame.without_labels(), settings, as_live, run, console)
         with run.phase("decide"):
             given = given_threshold(detecting, resolved, scores.step_s)

@@ -67,20 +67,6 @@ def fit(detector: Detector, train: Frame) -> Detector:
     return detector
 
 
-def naming(detector: Any) -> Any:
-    """The detector, naming kinds of faults where its weights came with a verdict; else as it is.
-
-    Scores stay what they were; their `kinds` and `origins` are what simulated systems taught. One that an
-    adapter taught stays as it is.
-
-    Raises:
-        WeightsError: the verdict is damaged, or not of these weights.
-    """
-    from foreshock.models.known import naming as named
-
-    return named(detector)
-
-
 def looking_both_ways(detector: Any) -> Any:
     """The detector, looking both ways in time; None where that means nothing to it.
 
@@ -94,10 +80,13 @@ def looking_both_ways(detector: Any) -> Any:
     return BidirectionalDetector(detector)
 
 
-def _foreshock(adapter: Any = None, **options: Any) -> Detector:
+def _foreshock(adapter: Any = None, known: bool = True, **options: Any) -> Detector:
+    """The default detector; without `known`, without what simulated systems taught (models.known)."""
+    from foreshock.models.known import knowing
     from foreshock.models.reconstruct import moment_detector
 
     detector = moment_detector("foreshock", **options)
+    detector = knowing(detector) if known else detector
     if not adapter:
         return detector
     from foreshock.models.lora import with_adapter
@@ -130,7 +119,7 @@ def _one_liner(name: str) -> Callable[..., Detector]:
 
 
 # What a stream reads and never changes: networks, options, names.
-_SHARED = ("expectations", "recogniser", "detector", "options", "layout", "kpis", "fitted")
+_SHARED = ("expectations", "recogniser", "detector", "options", "layout", "kpis", "fitted", "known")
 
 
 def copy_of(stream: ScoreStream) -> ScoreStream:

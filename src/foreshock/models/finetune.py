@@ -18,17 +18,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models import lora
-from foreshock.models.judging import count_incidents, gains, judge, look, suspicion
+from foreshock.models.judging import count_incidents, gains, informed, judge, look, suspicion
 from foreshock.models.known import load_known
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
-from foreshock.models.shots import draw_shots, require_labels, with_spans
+from foreshock.models.shots import Lesson, draw_shots, require_labels, with_spans
 from foreshock.models.training import FinetuneOptions, OnStep, Run
-from foreshock.models.vigil import VigilDetector
+from foreshock.models.verdict import Verdict
+from foreshock.models.vigil import VigilDetector, VigilOptions
 
 __all__ = ["FinetuneOptions", "finetune", "with_spans"]
 
@@ -67,8 +70,7 @@ def finetune(
     digest = lora.base_sha256(model)
     known = load_known(model)
     before = None if known is None else known.verdict
-    lessons = [look(one, base.recogniser, base.options) for one in frames]
-    looks = None if before is None else [suspicion(lesson, before) for lesson in lessons]
+    lessons, looks = _seen(frames, base.recogniser, base.options, before)
     shots = draw_shots(lessons, options.shots, base.options.block, options.seed, options.validate, looks)
     run = Run(trained, lessons, shots, options, out, digest, on_step, group)
     run.resume()
@@ -77,7 +79,7 @@ def finetune(
     verdict, facts = judge(lessons, shots, options.least_incidents, before)
     if run.best_step:  # else the network is as it was, and so is what it sees
         tuned = run.tuned(base.recogniser)
-        seen = [look(one, tuned, base.options) for one in frames]
+        seen, _ = _seen(frames, tuned, base.options, before)
         tried, told = judge(seen, shots, options.least_incidents, before)
         if options.least_incidents == 0 or gains((tried, told), (verdict, facts)):
             verdict, facts = tried, told
@@ -98,6 +100,17 @@ def finetune(
         shutil.rmtree(run.folder, ignore_errors=True)
     group.wait()
     return lora.load_adapter(out)
+
+
+def _seen(
+    frames: Sequence[Frame], recogniser: Recogniser, options: VigilOptions, known: Verdict | None
+) -> tuple[list[Lesson], list[np.ndarray] | None]:
+    """Recordings as they are scored without labels, and how faulty what is known takes each row for."""
+    lessons = [look(one, recogniser, options) for one in frames]
+    if known is None:
+        return lessons, None
+    odds = [suspicion(lesson, known) for lesson in lessons]
+    return [informed(*pair) for pair in zip(lessons, odds, strict=True)], odds
 
 
 def _detector(model: str | Path | Recogniser, precision: str, **options: Any) -> VigilDetector:

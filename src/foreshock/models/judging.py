@@ -27,6 +27,7 @@ from foreshock.models.verdict import (
     Origins,
     Roots,
     Verdict,
+    backed,
     blocks,
     learn_incidents,
     learn_kinds,
@@ -74,6 +75,12 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
         frame, truth_of(frame), np.concatenate(evidence), np.concatenate(system), np.concatenate(figures),
         np.concatenate(services), stream.groups.columns,
     )  # fmt: skip
+
+
+def informed(lesson: Lesson, odds: np.ndarray) -> Lesson:
+    """The same, scored with what simulated systems taught; `odds` (T,) are their `suspicion`."""
+    system = backed(lesson.system, odds, np.arange(len(odds)), len(lesson.frame.kpis))
+    return replace(lesson, system=system)
 
 
 def suspicion(lesson: Lesson, verdict: Verdict) -> np.ndarray:
@@ -129,7 +136,7 @@ class Material:
     row: np.ndarray  # (n,) of it
     is_faulty: np.ndarray  # (n,)
     shot: np.ndarray  # (n,) which
-    system: np.ndarray  # (n,) the zero-shot score, or that of an adapted network
+    system: np.ndarray  # (n,) the zero-shot score as lessons have it, or that of an adapted network
     quiet: tuple[np.ndarray, ...]  # rows of each lesson that are taken for quiet
     spread: np.ndarray  # (G,) of services' figures over them
     kinds: tuple[str, ...]

@@ -1,8 +1,8 @@
 """What is known of kinds and roots before anybody labels anything: the verdict beside a network's weights.
 
 It was learned on simulated systems (foreshock.pretrain.simulated) with exactly these weights, and it names
-incidents: which kind, with which probability, from which service. It finds none: scores and thresholds are
-those of the zero-shot detector, to the bit. An adapter's labels begin from it.
+incidents: which kind, with which probability, from which service. In tables of many KPIs it counts beside
+the zero-shot score, too, whose thresholds stay what they were. An adapter's labels begin from it.
 
 Not here: the verdict's mathematics (verdict), adapters (lora).
 """
@@ -24,7 +24,7 @@ from foreshock.models.bidirectional import BidirectionalDetector
 from foreshock.models.lora import AdaptedDetector, AdaptedStream, base_sha256
 from foreshock.models.recognise import Recogniser
 from foreshock.models.verdict import Verdict
-from foreshock.models.vigil import VigilDetector
+from foreshock.models.vigil import SIGNALS, VigilDetector
 
 FILE_NAME = "verdict.json"
 FORMAT = 1
@@ -109,8 +109,8 @@ def _short(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-class NamingDetector(VigilDetector):
-    """The default detector, which also tells of each row which kind of fault it would be, and from where."""
+class KnowingDetector(VigilDetector):
+    """The default detector, with what simulated systems taught of incidents, kinds and roots."""
 
     def __init__(self, base: VigilDetector, known: Known) -> None:
         facts = {**base.facts, "verdict_sha256": known.sha256, "verdict_from": LEARNED_FROM}
@@ -118,21 +118,26 @@ class NamingDetector(VigilDetector):
         self.verdict = known.verdict
 
     def stream(self) -> AdaptedStream:
-        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict, LEARNED_FROM)
+        own = self.verdict
+        return AdaptedStream(self.recogniser, self.options, self.name, own, LEARNED_FROM, known=own)
 
 
-def naming(detector: Any) -> Any:
-    """The detector, naming kinds where its weights came with a verdict and no adapter does; else as it is.
+def knowing(detector: Any) -> Any:
+    """The detector with the verdict that came with its weights; as it is where none did.
+
+    It was learned on all signals of recognition, and with other ones it means nothing.
 
     Raises:
         WeightsError: the verdict is damaged, or not of these weights.
     """
     if isinstance(detector, BidirectionalDetector):
-        return BidirectionalDetector(naming(detector.forward))
-    if not isinstance(detector, VigilDetector) or isinstance(detector, AdaptedDetector | NamingDetector):
+        return BidirectionalDetector(knowing(detector.forward))
+    if not isinstance(detector, VigilDetector) or isinstance(detector, AdaptedDetector | KnowingDetector):
+        return detector
+    if detector.options.signals != SIGNALS:
         return detector
     model = detector.facts.get("model")
     if not model or detector.facts.get("weights_sha256") is None or detector.name != "foreshock":
         return detector
     known = load_known(str(model))
-    return detector if known is None else NamingDetector(detector, known)
+    return detector if known is None else KnowingDetector(detector, known)

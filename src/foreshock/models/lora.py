@@ -36,7 +36,7 @@ from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Reading, Scan
 from foreshock.models.signals import Lasting, Signals
 from foreshock.models.surprise import Scales, Surprise
-from foreshock.models.verdict import Verdict
+from foreshock.models.verdict import Verdict, backed
 from foreshock.models.vigil import VigilDetector, VigilOptions, VigilStream
 from foreshock.scores import Scores
 from foreshock.windows import to_grid
@@ -45,7 +45,7 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 OURS = "foreshock.json"
 FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
-FORMAT = 5
+FORMAT = 6
 AT_ONCE = 512  # rows whose services are told of, and weighed, at once
 _PREFIX = "base_model.model."
 
@@ -317,38 +317,50 @@ class PooledStream(VigilStream):
 
 
 class AdaptedStream(PooledStream):
-    """The default detector's stream with an adapter's network, and its verdict for the system."""
+    """The default detector's stream with a verdict for the system, and with an adapter's network.
+
+    Args:
+        fitted: names kinds and services; finds incidents, too, where labels taught it to.
+        known: what simulated systems taught, which counts in the zero-shot score.
+    """
 
     def __init__(
         self, recogniser: Recogniser, options: VigilOptions, detector: str, fitted: Verdict,
-        learned_from: str = "labels",
+        learned_from: str = "labels", known: Verdict | None = None,
     ) -> None:  # fmt: skip
         super().__init__(recogniser, options, detector)
-        self.fitted, self.learned_from = fitted, learned_from
-        self.here: Verdict | None = None  # for the figures that this deployment has
+        self.fitted, self.learned_from, self.known = fitted, learned_from, known
+        self.here: list[Verdict] = []  # for the figures that this deployment has
+        self.past = 0  # rows
 
     def push(self, piece: Frame) -> Scores:
-        scores, (odds, kinds, origins) = self.push_pooled(piece)
-        told = replace(
-            scores, kinds=kinds, kind_names=self.fitted.kinds, origins=origins, kinds_from=self.learned_from
-        )
-        if not self.fitted.detects:
-            return told
-        system, taught = self.fitted.weighed(odds, scores.system)
-        return replace(told, system=system, taught=taught)
+        scores, (odds, kinds, origins, suspicion) = self.push_pooled(piece)
+        system, past = scores.system, self.past + np.arange(len(piece))
+        self.past += len(piece)
+        if self.known is not None:
+            system = backed(system, suspicion, past, len(piece.kpis)).astype(np.float32)
+        taught = None
+        if self.fitted.detects:
+            system, taught = self.fitted.weighed(odds, system)
+        names, source = self.fitted.kinds, self.learned_from
+        return replace(scores, system=system, kinds=kinds, kind_names=names, origins=origins,
+                       kinds_from=source, taught=taught)  # fmt: skip
 
     def _rearrange(self, columns: np.ndarray, kpis: tuple[Kpi, ...]) -> None:
         super()._rearrange(columns, kpis)
-        self.here = None
+        self.here = []
 
     def reduce(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Log odds (n,), chances of kinds (n, C) and of roots (n, S), and log odds by what is known (n,)."""
         assert self.groups is not None
-        if self.here is None:
-            self.here = self.fitted.narrow(self.groups.columns)
+        if not self.here:
+            more = () if self.known is None or self.known is self.fitted else (self.known,)
+            self.here = [one.narrow(self.groups.columns) for one in (self.fitted, *more)]
         some = [slice(at, at + AT_ONCE) for at in range(0, len(rows), AT_ONCE)]
-        read = [self.here.read(rows[part], services[part]) for part in some]
-        odds, kinds, origins = (np.concatenate(parts) for parts in zip(*read, strict=True))
-        return odds, kinds.astype(np.float32), origins.astype(np.float32)
+        read = [[one.read(rows[part], services[part]) for part in some] for one in self.here]
+        odds, kinds, origins = (np.concatenate(parts) for parts in zip(*read[0], strict=True))
+        suspicion = np.concatenate([part[0] for part in read[-1]])
+        return odds, kinds.astype(np.float32), origins.astype(np.float32), suspicion
 
 
 class AdaptedDetector(VigilDetector):
@@ -369,7 +381,8 @@ class AdaptedDetector(VigilDetector):
             self.guess = None  # its threshold was learned
 
     def stream(self) -> AdaptedStream:
-        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict)
+        known = getattr(self.zero_shot, "verdict", None)
+        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict, known=known)
 
     @property
     def threshold(self) -> float | None:

@@ -23,12 +23,16 @@ from torch import Tensor
 from foreshock.errors import WeightsError
 from foreshock.models.figures import OTHER, QUANTITIES, SYSTEM, figure_names, service_figure_names
 from foreshock.models.signals import NEWEST, WAYS
+from foreshock.models.vigil import USUAL
 from foreshock.scores import SURE, UNKNOWN
 
 CALM = -4.0  # log odds of an incident where nothing stirs, before any label
 LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows is not believed without end
 FARTHEST = 10.0  # spreads
 REACH = 2.0  # times the usual distance within a kind up to which an incident may be of it
+SHARE = 0.5  # of what simulated systems taught in the score of rows nobody labelled; docs/log.md, 2026-11-28
+LEARNED_ROWS = 256  # of past from which it has that share
+LEARNED_KPIS = 10  # in a table from which it has any: fewer say nothing of services and quantities
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +302,23 @@ def agreed(score: np.ndarray, level: float, zero_shot: np.ndarray, usual: float)
         zero_shot: (T,) of the same rows. usual: its threshold.
     """
     return np.asarray(level * (score / level + np.nan_to_num(zero_shot) / usual) / 2)
+
+
+def backed(zero_shot: np.ndarray, odds: np.ndarray, past: np.ndarray, kpis: int) -> np.ndarray:
+    """(T,) the zero-shot score, with what simulated systems taught beside it; thresholds are as without.
+
+    Evidence tells what a KPI never did, a verdict what incidents look like over services: their false alarms
+    are seldom the same. In a recording's first rows a verdict errs most, as levels are not known yet.
+
+    Args:
+        zero_shot: (T,); NaN where nothing was observed. odds: (T,) log odds of an incident.
+        past: (T,) rows of the stream before each.
+        kpis: how many the table has.
+    """
+    if kpis < LEARNED_KPIS:
+        return zero_shot
+    share = SHARE * np.minimum(past / LEARNED_ROWS, 1)
+    return np.asarray((1 - share) * zero_shot + share * USUAL.over(kpis).high * score_of(odds))
 
 
 def probability_of(score: np.ndarray | float) -> np.ndarray:

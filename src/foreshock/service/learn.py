@@ -234,13 +234,13 @@ def adapt(
 
 def detector_with(score: Any, adapter: str) -> Any:
     """The detector of these settings with an adapter, "" for none."""
-    from foreshock.models import load_detector, naming
+    from foreshock.models import load_detector
 
     extra = {"adapter": adapter} if adapter else {}
-    return naming(load_detector(
+    return load_detector(
         score.detector.name, model=score.detector.model, precision=score.detector.precision,
         length=score.window.length, block=score.window.stride, **extra,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- exams

@@ -18,12 +18,14 @@ from foreshock.sources.simulator.faults import FAULTS, RAMPS, Fault
 from foreshock.sources.simulator.scrape import WINDOW_S
 from foreshock.sources.simulator.system import SESSION, Call, Service, System
 from foreshock.sources.simulator.tracing import TOOK, WAITED, WAITED_ALL
+from foreshock.sources.simulator.unruly import unruly
 
 FEWEST, MOST = 5, 60  # services
 STEPS_S = (5.0, 15.0, 30.0, 60.0)
 BUSIEST = 0.35  # share of its cores that a service needs in the busiest hour
 TRACED, CLIENTS = 0.4, 0.3  # chances of columns of calls between two services, and of all that one makes
 MOST_TRACED = 60  # columns of single calls
+CAMPAIGNS, CAMPAIGN = 0.3, (8, 24)  # share of recordings that begin with one, and how many faults it has
 CALLED_ENOUGH = 1.0  # calls a scrape's window from which a fault of calls can be seen
 OWN = ("cpu_contention", "cpu_throttling", "memory_leak", "memory_restarts", "service_crash")
 STORED = ("disk_pressure", "slow_query", "pool_exhaustion")
@@ -199,10 +201,13 @@ def _roots(
 def draw_dense(system: System, seed: int, rows: int, step_s: float, first_row: int) -> tuple[Fault, ...]:
     """Faults close to one another behind a quiet beginning, each kind in turn before any comes again.
 
+    Some recordings begin with a campaign: short faults with hardly a pause, as people inject them.
+
     Args:
         first_row: about where the first begins.
     """
-    rng = np.random.default_rng([seed, 12])
+    rng, own = np.random.default_rng([seed, 12]), np.random.default_rng([seed, 20])
+    campaign = int(own.integers(*CAMPAIGN)) if own.random() < CAMPAIGNS else 0
     out: list[Fault] = []
     kinds: list[str] = []
     at = (first_row + float(rng.uniform(0, 40))) * step_s
@@ -210,35 +215,41 @@ def draw_dense(system: System, seed: int, rows: int, step_s: float, first_row: i
         kinds = kinds or [str(kind) for kind in rng.permutation(sorted(FAULTS))]
         kind = kinds.pop()
         places = system.roots.get(kind, (system.entrance,))
-        lasts = max(float(np.exp(rng.uniform(np.log(4), np.log(40)))) * step_s, 120.0)
-        lasts *= 3.0 if kind in RAMPS else 1.0
+        lasts, pause = float(np.exp(rng.uniform(np.log(4), np.log(40)))), float(rng.uniform(30, 90))
+        if len(out) < campaign:
+            lasts, pause = float(own.uniform(3, 10)), float(own.uniform(4, 16))
+        lasts = max(lasts * step_s, 120.0) * (3.0 if kind in RAMPS else 1.0)
         service = places[int(rng.integers(len(places)))]
         onset, recovery = rng.uniform(5, min(80, lasts / 2)), rng.uniform(20, 120)
         out.append(
             Fault(kind, service, at, lasts, float(rng.uniform(0.4, 1.1)), float(onset), float(recovery))
         )
-        at += lasts + max(float(rng.uniform(30, 90)) * step_s, 200.0)
+        at += lasts + max(pause * step_s, 200.0)
     return tuple(out)
 
 
 def monitored(frame: Frame, seed: int) -> Frame:
-    """The recording as other monitoring shows it: names and units, quantities missing, traffic added."""
+    """The recording as other monitoring shows it: less calm, other names and units, quantities missing."""
     rng = np.random.default_rng([seed, 13])
     called = {what: names[int(rng.integers(len(names)))] for what, names in CALLED.items()}
     gone = {what for what, chance in LEFT_OUT.items() if rng.random() < chance}
     if len(gone) > 3:
         gone = {"memory", "errors"}
     has_network, bytes_a_call = rng.random() < 0.4, float(rng.uniform(500, 20_000))
+    whats = [quantity_of(kpi) for kpi in frame.kpis]
+    unquiet, late = unruly(
+        frame.values, whats, [kpi.service for kpi in frame.kpis], np.random.default_rng([seed, 19])
+    )
     columns, kpis = [], []
-    for column, kpi in enumerate(frame.kpis):
-        what, values = quantity_of(kpi), frame.values[:, column]
+    for what, kpi, values in zip(whats, frame.kpis, unquiet.T, strict=True):
         if what == "traced":
             columns.append(values)
             kpis.append(kpi)
             continue
         if what == "calls" and has_network:
             noise = np.exp(0.2 * rng.standard_normal(len(values)))
-            columns.append((values * noise + 0.1) * bytes_a_call * called["network"][1])
+            sent = (values * noise + 0.1) * late[kpi.service]
+            columns.append(sent * bytes_a_call * called["network"][1])
             kpis.append(_named(kpi, called["network"][0]))
         if (what in gone and kpi.service != "frontdoor") or rng.random() < 0.04:
             continue
