@@ -13,7 +13,7 @@ from foreshock.evaluate import FLOOR, audit_table, grouped_interval, paired_rows
 from foreshock.evaluate.tables import Paired, by_series, latest, threshold_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "methodology_v2.md"
-OURS, UNTRAINED = "foreshock", "untrained"
+OURS, ALONE, UNTRAINED = "foreshock", "foreshock, evidence alone", "untrained"
 LSTM, FIRST_PHASE_S = "lstm_autoencoder", 25.4
 MADE_UP = ("simulated", "TODS")  # by our simulator, and by somebody's generator
 
@@ -131,20 +131,21 @@ def families(done: Sequence[Record]) -> list[str]:
     for name in dict.fromkeys(r.data for r in whole):
         here = [r for r in whole if r.data == name]
         most = max(r.difference.n for r in here)
-        best = max((r for r in here if r.difference.n == most), key=lambda r: r.theirs)
+        rivals = [r for r in here if r.rival != ALONE]
+        best = max((r for r in rivals if r.difference.n == most), key=lambda r: r.theirs)
         beside = {r.rival: r.theirs for r in here if r.difference.n == most}
-        behind = sum(r.difference.mean < 0 for r in here)
+        behind = sum(r.difference.mean < 0 for r in rivals)
         d = best.difference
         width = f" [{d.low:+.3f}, {d.high:+.3f}]" if d.n > 1 else ""
         rows.append(
             [
                 "all families" if name == "all" else name, d.n, f"{best.ours:.3f}", best.rival,
-                f"{best.theirs:.3f}", f"{d.mean:+.3f}{width}", f"{behind} of {len(here)}",
-                *(f"{beside[name]:.3f}" if name in beside else "–" for name in (UNTRAINED, *FLOOR)),
+                f"{best.theirs:.3f}", f"{d.mean:+.3f}{width}", f"{behind} of {len(rivals)}",
+                *(f"{beside[name]:.3f}" if name in beside else "–" for name in (ALONE, UNTRAINED, *FLOOR)),
             ]
         )  # fmt: skip
     head = ["family", "series", OURS, "best rival", "its VUS-PR", "difference", "rivals ahead"]
-    return table([*head, UNTRAINED, *(f"*{name}*" for name in FLOOR)], rows)
+    return table([*head, ALONE, UNTRAINED, *(f"*{name}*" for name in FLOOR)], rows)
 
 
 def calibration(done: Sequence[Record]) -> list[str]:

@@ -62,9 +62,10 @@ def score(
 ) -> None:
     """Score every row of a table: how anomalous the system and each service were.
 
-    Writes the columns timestamp, score, threshold, anomaly and service:<name>. Higher is more
-    anomalous; empty means that nothing was observed. Large tables are read and scored in pieces.
-    With --adapter also probability and fault_type, and the threshold is the one learned from labels.
+    Writes the columns timestamp, score, threshold, anomaly and service:<name>, and fault_type where
+    the weights came with what simulated systems taught. Higher is more anomalous; empty means that
+    nothing was observed. Large tables are read and scored in pieces. With --adapter also probability,
+    fault_type is what labels say, and the threshold is the one learned from them.
     """
     console = Console(json, quiet)
     resolved = options.settings_from(
