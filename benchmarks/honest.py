@@ -33,10 +33,10 @@ def words() -> str:
     return (
         f"Over {len(own)} families of development data (one fixed configuration, no label seen), mean VUS-PR "
         f"looking back only is {ours}; the best baseline that sees no labels, {spoken(best)}, has "
-        f"{mean(back, best)}. Without what simulated systems taught it is {mean(back, ALONE)}, and so, with random "
-        f"weights, {theirs}. Looking both ways, as most "
-        f"published figures do, it is {mean(both, OURS)}, {mean(both, best_both)} ({spoken(best_both)}), "
-        f"{mean(both, ALONE)} and {mean(both, RANDOM)}. It is **not** best everywhere: looking back, some baseline is ahead on "
+        f"{mean(back, best)}. Without what simulated systems taught it is {mean(back, ALONE)}, and so, with "
+        f"random weights, {theirs}. Looking both ways, as most published figures do, it is "
+        f"{mean(both, OURS)}, {mean(both, best_both)} ({spoken(best_both)}), {mean(both, ALONE)} and "
+        f"{mean(both, RANDOM)}. It is **not** best everywhere: looking back, some baseline is ahead on "
         f"{listed(behind)}, and random weights are as good on {listed(level)}. {published()} "
         "The detector's design was chosen on these data, so they are no test."
     )

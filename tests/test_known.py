@@ -93,7 +93,7 @@ def test_incidents_are_named_without_labels(demo: Frame, told: Scores):
 
 
 def test_it_counts_in_the_score_of_a_system(demo: Frame, told: Scores):
-    """Half of the system's score in the end, nothing at first; those of KPIs and services stay as they are."""
+    """Half of the system's score in the end, nothing at first; those of KPIs and services stay."""
     plain = load_detector(known=False)
     scores = plain.score(demo.without_labels())
     for name in ("services", "kpis"):
