@@ -20,7 +20,7 @@ from foreshock.errors import ConfigError, FrameError, OutputError, WeightsError
 from foreshock.frame import Frame, Kpi, Labels
 from foreshock.models import judging, lora, weights
 from foreshock.models.figures import figure_names, quantity, service_figure_names
-from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
+from foreshock.models.finetune import FinetuneOptions, divided_spans, finetune, with_spans
 from foreshock.models.judging import look
 from foreshock.models.moment import Moment, MomentConfig
 from foreshock.models.recognise import Recogniser, one_way
@@ -491,6 +491,24 @@ def test_a_verdict_fits_a_deployment_with_fewer_quantities():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_incidents_go_to_the_recordings_they_are_of():
+    """By time and service; one that is in none is an error, and a single recording is asked as ever."""
+    f, day = frame().without_labels(), 86_400 * 10**9
+    later = replace(f, time_ns=f.time_ns + day)
+    start, end = int(f.time_ns[40]), int(f.time_ns[50])
+    spans = [(start, end, "slow", f.services[0]), (start + day, end + day, "full", "")]
+    one, other = divided_spans([f, later], spans)
+    for got, what in ((one, "slow"), (other, "full")):
+        assert got.labels.anomaly.sum() == 11
+        assert set(got.labels.fault_type[40:51]) == {what}
+    with pytest.raises(FrameError, match="is in none of the 2 recordings"):
+        divided_spans([f, later], [*spans, (start + 9 * day, end + 9 * day, "", "")])
+    with pytest.raises(FrameError, match="at 'nobody'"):
+        divided_spans([f, later], [(start, end, "", "nobody")])
+    with pytest.raises(FrameError, match="covers no row"):
+        divided_spans([f], [(start + 9 * day, end + 9 * day, "", "")])
+
+
 def write_table(path: Path, f: Frame) -> Path:
     """A CSV with the label columns."""
     import pandas as pd
@@ -542,6 +560,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     spans.write_text("start,end\n2031-01-01T00:00:00,2031-01-01T01:00:00\n")
     assert run([*adapt, "--force", "--labels", str(spans)]) == 2
     assert "covers no row" in capsys.readouterr().err
+    later = replace(frame(), time_ns=frame().time_ns + 7 * 86_400 * 10**9)
+    more = write_table(tmp_path / "week.csv", later)
+    both = ["adapt", str(table), str(more), *adapt[2:], "--shots", "16", "--force", "--json"]
+    assert run(both) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["incidents"] > facts["incidents"]
     assert run(["score", str(table), "--out", str(scores), "--force", "--adapter", str(out), "--quiet",
                 "--detector", "past_median"]) == 2  # fmt: skip
     assert "means nothing to past_median" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""adapt: a labelled table in, an adapter out."""
+"""adapt: labelled tables in, an adapter out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 def adapt(
-    input: Annotated[
-        str | None,
+    inputs: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="INPUT", help="A labelled table; none with --from-labels.", show_default=False
+            metavar="INPUT...",
+            help="Labelled tables, one or more; none with --from-labels.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -41,7 +43,7 @@ def adapt(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="Incidents beside an unlabelled table: start, end, fault_type, root_cause_service.",
+            help="Incidents beside unlabelled tables: start, end, fault_type, root_cause_service.",
         ),
     ] = None,
     rank: Annotated[int, typer.Option(help="Of the changes of the encoder.", min=1)] = 8,
@@ -87,7 +89,7 @@ def adapt(
         config, preset, model=model, services=services, timestamp=timestamp, where=where, ignore=ignore,
         day=day,
     )  # fmt: skip
-    if (input is None) == (from_labels is None):
+    if bool(inputs) == (from_labels is not None):
         raise ConfigError("give a labelled table, or a store with --from-labels; one of the two.")
     if from_labels is None and out is None:
         raise ConfigError("say where the adapter goes with --out.")
@@ -95,7 +97,7 @@ def adapt(
         raise ConfigError("--from-labels keeps the adapter beside the store; leave --out and --labels out.")
     if out is not None:
         _check_folder(out, force)
-    from foreshock.models.finetune import FinetuneOptions, finetune, with_spans
+    from foreshock.models.finetune import FinetuneOptions, divided_spans, finetune
     from foreshock.tracking import tracking
 
     settings = resolved.settings
@@ -107,11 +109,11 @@ def adapt(
     if from_labels is not None:
         _from_store(from_labels, settings, plan, console)
         return
-    assert input is not None
+    assert inputs
     assert out is not None
-    frame = read_whole(input, settings, console)
+    frames = [read_whole(one, settings, console) for one in inputs]
     if labels is not None:
-        frame = with_spans(frame, read_spans(labels))
+        frames = divided_spans(frames, read_spans(labels))
     done = 0
     with tracking(track or (), out.name) as handed, console.progress("steps", steps) as advance:
 
@@ -123,7 +125,7 @@ def adapt(
             done = step
 
         adapter = finetune(
-            frame, out, settings.detector.model, plan, on_step,
+            frames, out, settings.detector.model, plan, on_step,
             length=settings.window.length, block=settings.window.stride,
         )  # fmt: skip
     if os.environ.get("RANK", "0") != "0":

@@ -28,12 +28,12 @@ from foreshock.models.known import load_known
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
-from foreshock.models.shots import Lesson, draw_shots, require_labels, with_spans
+from foreshock.models.shots import Lesson, divided_spans, draw_shots, require_labels, with_spans
 from foreshock.models.training import FinetuneOptions, OnStep, Run
 from foreshock.models.verdict import Verdict
 from foreshock.models.vigil import VigilDetector, VigilOptions
 
-__all__ = ["FinetuneOptions", "finetune", "with_spans"]
+__all__ = ["FinetuneOptions", "divided_spans", "finetune", "with_spans"]
 
 
 def finetune(

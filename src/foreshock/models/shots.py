@@ -58,6 +58,33 @@ def with_spans(frame: Frame, spans: Sequence[tuple[int, int, str, str]]) -> Fram
     return replace(frame, labels=labels)
 
 
+def divided_spans(frames: Sequence[Frame], spans: Sequence[tuple[int, int, str, str]]) -> list[Frame]:
+    """Several recordings with labels, each from those of the incidents that it has rows and the service of.
+
+    Args:
+        spans: as for `with_spans`.
+
+    Raises:
+        FrameError: an incident that is in none of them.
+    """
+    if len(frames) == 1:
+        return [with_spans(frames[0], spans)]
+    own = [[i for i, span in enumerate(spans) if _has(frame, span)] for frame in frames]
+    if lost := sorted(set(range(len(spans))).difference(*own)):
+        begin, who = str(np.datetime64(int(spans[lost[0]][0]), "ns"))[:19], spans[lost[0]][3]
+        raise FrameError(
+            f"label {lost[0] + 1} begins {begin}Z{f' at {who!r}' if who else ''} and is in none of the "
+            f"{len(frames)} recordings, by its time and service. Are its times UTC?"
+        )
+    return [with_spans(frame, [spans[i] for i in some]) for frame, some in zip(frames, own, strict=True)]
+
+
+def _has(frame: Frame, span: tuple[int, int, str, str]) -> bool:
+    start, end, _, who = span
+    inside = (frame.time_ns >= start) & (frame.time_ns <= end)
+    return bool(inside.any()) and (not who or who in frame.services)
+
+
 def require_labels(frame: Frame) -> None:
     if frame.labels is None:
         raise FrameError(
