@@ -75,6 +75,7 @@ ZERO, PROBE, LORA, WHOLE = (
     "foreshock, LoRA",
     "foreshock, whole network",
 )
+ALONE = "foreshock, evidence alone"  # the zero-shot score without what simulated systems taught
 ENDS = ", from both ends"  # added to the name where what is judged lies in the past
 SPREAD, FROM = ", of 500", 500  # what is added to the name where shots are drawn from so many windows
 LENGTHS = tuple(labelled.QUIET_ROWS + n * SHOT_ROWS for n in (100, FROM, SHOTS[-1]))  # rows looked at
@@ -130,8 +131,16 @@ class Looks:
             path = self._file(f"{name}.npz")
             if not path.exists():
                 self._read(frame, recogniser or self.base.recogniser, path)
-            self.lately = dict(list(self.lately.items())[-3:]) | {name: self._lesson(frame, path)}
+            plain = self._lesson(frame, path)
+            odds = None if self.known is None else judging.suspicion(plain, self.known)
+            lesson = plain if odds is None else judging.informed(plain, odds)
+            self.lately = dict(list(self.lately.items())[-3:]) | {name: lesson}
         return self.lately[name]
+
+    def alone(self, name: str) -> np.ndarray:
+        """(T,) what the frozen network's evidence says alone, of what was looked at before."""
+        with np.load(self._file(f"{name}.npz")) as kept:
+            return np.asarray(kept["system"])
 
     def _file(self, name: str) -> Path:
         """Where something of these weights is kept."""
@@ -158,10 +167,7 @@ class Looks:
         figures, services = (made[slots] for made in stream.pool(*heard))
         assert stream.groups is not None
         truth, columns = judging.truth_of(frame), stream.groups.columns
-        plain = Lesson(frame, truth, heard[0][slots], system, figures, services, columns)
-        if self.known is None:
-            return plain
-        return judging.informed(plain, judging.suspicion(plain, self.known))
+        return Lesson(frame, truth, heard[0][slots], system, figures, services, columns)
 
     def finished(self, judged: Lesson, name: str) -> tuple[np.ndarray, Threshold]:
         """Without labels: the scores of a recording that lies in the past, and its threshold."""
@@ -382,7 +388,7 @@ def baseline(case: Case, shots: list[Shot], fit: few_baselines.Fit, seed: int) -
 def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple[str, str, int, int]]:
     """Recording, detector, seed, shots: the cheap first, each round complete over seeds before the next."""
     forest, boosted, wide = "random forest", "gradient boosting, KPIs alone", "gradient boosting"
-    rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (PROBE, [10, 50, 100])]
+    rounds: list[tuple[str, list[int]]] = [(ZERO, [0]), (ALONE, [0]), (PROBE, [10, 50, 100])]
     rounds += [(forest, [100]), (boosted, [100]), ("LSTM", [100]), (boosted, [500, 1000])]
     rounds += [(LORA, [100]), (forest, [500]), (PROBE, [500]), (forest, [1000]), (LORA, [10])]
     rounds += [(wide, [100]), (LORA, [500]), ("LSTM", [500]), (WHOLE, [10, 100]), (PROBE, [1000])]
@@ -394,7 +400,8 @@ def jobs(names: list[str], seeds: list[int], shots: list[int]) -> Iterator[tuple
     rounds += [(name, [count]) for count in (50, 1000) for name in (LORA, WHOLE)]
     for detector, counts in rounds:
         for name in names if SPREAD not in detector else {SIMULATED}.intersection(names):
-            for seed in seeds if ZERO not in detector or name == SIMULATED else seeds[:1]:
+            is_drawn = ZERO not in detector and detector != ALONE
+            for seed in seeds if is_drawn or name == SIMULATED else seeds[:1]:
                 for count in counts:
                     if count in shots and (name == SIMULATED or count <= 100):
                         yield name, detector, seed, count
@@ -490,6 +497,10 @@ def measure(
         for one, own in zip(judged, whose, strict=True)
     ]
     case = Case(tasks, [], judged, finished)
+    if detector == ALONE:
+        systems = [looks.alone(f"{own}-judged") for own in whose]
+        alone = zip(tasks, systems, strict=True)
+        return together([judge(task, own, unlabelled(task.judged, own)) for task, own in alone])
     if detector == ZERO:
         if looks.known is not None:
             return by_verdicts(case, looks.known)  # it names; what it finds is in the zero-shot score
