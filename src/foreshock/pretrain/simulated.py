@@ -46,7 +46,7 @@ from foreshock.models.verdict import (
 from foreshock.models.vigil import VigilDetector
 from foreshock.sources import simulator
 from foreshock.sources.simulator import FAULTS
-from foreshock.sources.simulator.invented import STEPS_S, draw_dense, invent, monitored, nameless
+from foreshock.sources.simulator.invented import STEPS_S, draw_dense, invent, monitored
 
 OnStep = Callable[[dict[str, Any]], None]
 
@@ -80,7 +80,7 @@ class SimulatedPlan:
 
 
 def recording(seed: int, rows: int) -> Frame:
-    """A labelled recording of the system of this seed; all that are held back have names."""
+    """A labelled recording of the system of this seed."""
     system, rng = invent(seed), np.random.default_rng([seed, 14])
     step_s = float(rng.choice(STEPS_S))
     start_ns = simulator.DEMO_START_NS + int(rng.integers(WEEK_MINUTES)) * 60 * 10**9
@@ -88,8 +88,7 @@ def recording(seed: int, rows: int) -> Frame:
     first_row = int(rng.integers(*EARLY_ROWS)) if rng.random() < EARLY else QUIET_ROWS
     faults = draw_dense(system, seed, rows, step_s, first_row)
     frame = simulator.simulate(seed, rows, step_s, faults, system=system, start_ns=start_ns, steady=steady)
-    frame = monitored(frame, seed)
-    return frame if seed >= HELD_BACK else nameless(frame, seed)
+    return monitored(frame, seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,6 @@ CALLED: dict[str, tuple[tuple[str, float], ...]] = {
     "errors": (("error_share", 1.0), ("errors_pct", 100.0), ("http_5xx_share", 1.0), ("success_pct", -100.0)),
     "network": (("net_tx_bytes", 1.0), ("network_receive_kib", 1 / 1024), ("rx_tx", 1e-3)),
 }  # fmt: skip
-NAMELESS = 0.15  # share of recordings whose columns' names say nothing
 LEFT_OUT = {
     "cpu": 0.05,
     "memory": 0.15,
@@ -260,20 +259,6 @@ def monitored(frame: Frame, seed: int) -> Frame:
         columns.append(values * factor if factor > 0 else (values - 1) * factor)
         kpis.append(_named(kpi, word))
     return replace(frame, values=np.stack(columns, 1), kpis=tuple(kpis))
-
-
-def nameless(frame: Frame, seed: int) -> Frame:
-    """The recording as it is, or, of some seeds, with names that say nothing, often as if of one machine."""
-    rng, labels = np.random.default_rng([seed, 21]), frame.labels
-    if rng.random() >= NAMELESS:
-        return frame
-    if rng.random() < 0.3 or labels is None:
-        numbers = [f"m{1 + i}" for i in rng.permutation(len(frame.kpis))]
-        kpis = tuple(Kpi(f"{k.service}__{m}", k.service, m) for k, m in zip(frame.kpis, numbers, strict=True))
-        return replace(frame, kpis=kpis)
-    kpis = tuple(Kpi(f"m{1 + i}", "machine", f"m{1 + i}") for i in range(len(frame.kpis)))
-    cause = np.where(labels.root_cause == "", "", "machine")
-    return replace(frame, kpis=kpis, labels=replace(labels, root_cause=cause))
 
 
 def quantity_of(kpi: Kpi) -> str:
