@@ -42,6 +42,7 @@ from foreshock.scores import Scores
 
 FLOOR = ("random", "rolling_variance", "squared_difference")  # rows of every table
 # Detectors that draw; every other one is run with one seed.
+WEIGHTS = ("weights_sha256", "heads_sha256", "verdict_sha256")
 SEEDED = ("random", "untrained", "isolation_forest", "kmeans_ad", "lstm_autoencoder", "random_forest",
           "rank_average")  # fmt: skip
 WINDOW_MOST = 303  # widest buffer of the range metrics, rows: the longest `period` there is
@@ -175,9 +176,9 @@ def _make(choice: DetectorChoice, seed: int) -> Detector:
 
 
 def _weights_of(detector: Detector) -> str | None:
-    """The hash of what it was loaded from, of its heads too if they are a file of their own."""
+    """The hashes of what it was loaded from, of heads and verdict too where they are files of their own."""
     about = detector.describe()
-    hashes = [about[name] for name in ("weights_sha256", "heads_sha256") if about.get(name)]
+    hashes = [about[name] for name in WEIGHTS if about.get(name)]
     return "-".join(hashes) or None
 
 
