@@ -20,6 +20,7 @@ FACTS = (
     "packages",
     "weights_sha256",
     "heads_sha256",
+    "verdict_sha256",
 )  # of which a difference is told
 
 

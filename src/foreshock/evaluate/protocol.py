@@ -249,6 +249,7 @@ def record(setup: Evaluation, job: Job, part: Part) -> dict[str, Any]:
         "cost": {**cost, "peak_bytes": seen.peak.resident_bytes},
         "weights_sha256": about.get("weights_sha256"),
         "heads_sha256": about.get("heads_sha256"),
+        "verdict_sha256": about.get("verdict_sha256"),
         "model": model,
         "supervised": bool(getattr(detector, "supervised", False)),
         "contamination": held_by(

@@ -67,7 +67,7 @@ ROW_EVIDENCE = 8.0  # rows of evidence that an incident is, to the odds
 class SimulatedPlan:
     """How much is simulated."""
 
-    systems: int = 480
+    systems: int = 360
     rows: int = 2400  # of each: about 27 faults
     seed: int = 0
 
