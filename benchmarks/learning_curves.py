@@ -114,6 +114,7 @@ class Looks:
         self.cache, self.base = cache, load_detector("foreshock", model=model, known=False)
         known = load_known(model)
         self.known = None if known is None else known.verdict
+        self.finder = None if known is None else known.finder
         self.zero_shot = load_detector("foreshock", model=model)
         self.told = "" if known is None else f"-{known.sha256[:12]}"
         self.exact = load_detector("foreshock", model=model, precision="fp32")
@@ -132,8 +133,7 @@ class Looks:
             if not path.exists():
                 self._read(frame, recogniser or self.base.recogniser, path)
             plain = self._lesson(frame, path)
-            odds = None if self.known is None else judging.suspicion(plain, self.known)
-            lesson = plain if odds is None else judging.informed(plain, odds)
+            lesson = plain if self.finder is None else judging.informed(plain, self.finder)
             self.lately = dict(list(self.lately.items())[-3:]) | {name: lesson}
         return self.lately[name]
 

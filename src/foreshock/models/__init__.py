@@ -119,7 +119,7 @@ def _one_liner(name: str) -> Callable[..., Detector]:
 
 
 # What a stream reads and never changes: networks, options, names.
-_SHARED = ("expectations", "recogniser", "detector", "options", "layout", "kpis", "fitted", "known")
+_SHARED = ("expectations", "recogniser", "detector", "options", "layout", "kpis", "fitted", "finder")
 
 
 def copy_of(stream: ScoreStream) -> ScoreStream:

@@ -18,19 +18,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models import lora
 from foreshock.models.judging import count_incidents, gains, informed, judge, look, suspicion
-from foreshock.models.known import load_known
+from foreshock.models.known import Known, load_known
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
 from foreshock.models.shots import Lesson, divided_spans, draw_shots, require_labels, with_spans
 from foreshock.models.training import FinetuneOptions, OnStep, Run
-from foreshock.models.verdict import Verdict
 from foreshock.models.vigil import VigilDetector, VigilOptions
 
 __all__ = ["FinetuneOptions", "divided_spans", "finetune", "with_spans"]
@@ -70,7 +67,8 @@ def finetune(
     digest = lora.base_sha256(model)
     known = load_known(model)
     before = None if known is None else known.verdict
-    lessons, looks = _seen(frames, base.recogniser, base.options, before)
+    lessons = [_seen(one, base.recogniser, base.options, known) for one in frames]
+    looks = None if before is None else [suspicion(lesson, before) for lesson in lessons]
     shots = draw_shots(lessons, options.shots, base.options.block, options.seed, options.validate, looks)
     run = Run(trained, lessons, shots, options, out, digest, on_step, group)
     run.resume()
@@ -79,7 +77,7 @@ def finetune(
     verdict, facts = judge(lessons, shots, options.least_incidents, before)
     if run.best_step:  # else the network is as it was, and so is what it sees
         tuned = run.tuned(base.recogniser)
-        seen, _ = _seen(frames, tuned, base.options, before)
+        seen = [_seen(one, tuned, base.options, known) for one in frames]
         tried, told = judge(seen, shots, options.least_incidents, before)
         if options.least_incidents == 0 or gains((tried, told), (verdict, facts)):
             verdict, facts = tried, told
@@ -102,15 +100,10 @@ def finetune(
     return lora.load_adapter(out)
 
 
-def _seen(
-    frames: Sequence[Frame], recogniser: Recogniser, options: VigilOptions, known: Verdict | None
-) -> tuple[list[Lesson], list[np.ndarray] | None]:
-    """Recordings as they are scored without labels, and how faulty what is known takes each row for."""
-    lessons = [look(one, recogniser, options) for one in frames]
-    if known is None:
-        return lessons, None
-    odds = [suspicion(lesson, known) for lesson in lessons]
-    return [informed(*pair) for pair in zip(lessons, odds, strict=True)], odds
+def _seen(frame: Frame, recogniser: Recogniser, options: VigilOptions, known: Known | None) -> Lesson:
+    """A recording as it is scored without labels."""
+    lesson = look(frame, recogniser, options)
+    return lesson if known is None else informed(lesson, known.finder)
 
 
 def _detector(model: str | Path | Recogniser, precision: str, **options: Any) -> VigilDetector:

@@ -77,8 +77,9 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
     )  # fmt: skip
 
 
-def informed(lesson: Lesson, odds: np.ndarray) -> Lesson:
-    """The same, scored with what simulated systems taught; `odds` (T,) are their `suspicion`."""
+def informed(lesson: Lesson, finder: Verdict) -> Lesson:
+    """The same, scored with what simulated systems taught."""
+    odds = suspicion(lesson, finder)
     system = backed(lesson.system, odds, np.arange(len(odds)), len(lesson.frame.kpis))
     return replace(lesson, system=system)
 

@@ -1,8 +1,9 @@
-"""What is known of kinds and roots before anybody labels anything: the verdict beside a network's weights.
+"""What is known of incidents before anybody labels anything: two verdicts beside a network's weights.
 
-It was learned on simulated systems (foreshock.pretrain.simulated) with exactly these weights, and it names
-incidents: which kind, with which probability, from which service. In tables of many KPIs it counts beside
-the zero-shot score, too, whose thresholds stay what they were. An adapter's labels begin from it.
+They were learned on simulated systems (foreshock.pretrain.simulated) with exactly these weights. One names
+incidents: which kind, with which probability, from which service; an adapter's labels begin from it. The
+other, of systems whose quiet rows are as odd as real ones, counts in the zero-shot score of tables of many
+KPIs, whose thresholds stay what they were.
 
 Not here: the verdict's mathematics (verdict), adapters (lora).
 """
@@ -27,22 +28,23 @@ from foreshock.models.verdict import Verdict
 from foreshock.models.vigil import SIGNALS, VigilDetector
 
 FILE_NAME = "verdict.json"
-FORMAT = 1
+FORMAT = 2
 DIGITS = 5  # that numbers are kept with
 LEARNED_FROM = "simulated systems"
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A verdict that came with a network's weights."""
+    """What came with a network's weights."""
 
-    verdict: Verdict
+    verdict: Verdict  # names
+    finder: Verdict  # finds
     facts: dict[str, Any]  # how it was made
     sha256: str
 
 
 def load_known(model: str | Path | Recogniser) -> Known | None:
-    """The verdict beside a checkpoint's weights; None where there is none, as for a network in memory.
+    """The verdicts beside a checkpoint's weights; None where there are none, as for a network in memory.
 
     Raises:
         WeightsError: damaged, cut short, or learned with other weights than those beside it.
@@ -63,7 +65,7 @@ def load_known(model: str | Path | Recogniser) -> Known | None:
         raw = json.loads(data)
         if raw["format"] != FORMAT:
             raise WeightsError(f"{path} has format {raw['format']!r}; this version reads {FORMAT}.")
-        base, facts, said = str(raw["base_sha256"]), dict(raw["facts"]), raw["verdict"]
+        base, facts, said = str(raw["base_sha256"]), dict(raw["facts"]), (raw["verdict"], raw["finder"])
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is not a whole verdict ({error!r}); get the folder again.") from error
     own = base_sha256(model)
@@ -72,17 +74,21 @@ def load_known(model: str | Path | Recogniser) -> Known | None:
             f"{path} was learned with base weights {base[:12]}…, those beside it are {own[:12]}…; learn it "
             "anew with `python -m foreshock.pretrain verdict`, or delete it."
         )
-    return Known(Verdict.from_dict(said, str(path)), facts, found)
+    names, finds = (Verdict.from_dict(one, str(path)) for one in said)
+    return Known(names, finds, facts, found)
 
 
-def save_known(verdict: Verdict, model: str | Path, facts: Mapping[str, Any], folder: Path) -> Path:
-    """Write a verdict for the network `model` into a folder, and its digest into `SHA256SUMS` there.
+def save_known(
+    verdict: Verdict, finder: Verdict, model: str | Path, facts: Mapping[str, Any], folder: Path
+) -> Path:
+    """Write both for the network `model` into a folder, and their digest into `SHA256SUMS` there.
 
     Raises:
         OutputError: the folder can't be written.
     """
-    said = {name: _short(value) for name, value in verdict.to_dict().items()}
-    raw = {"format": FORMAT, "base_sha256": base_sha256(model), "facts": dict(facts), "verdict": said}
+    names, finds = ({n: _short(value) for n, value in one.to_dict().items()} for one in (verdict, finder))
+    raw = {"format": FORMAT, "base_sha256": base_sha256(model), "facts": dict(facts), "verdict": names,
+           "finder": finds}  # fmt: skip
     data = (json.dumps(raw, separators=(",", ":")) + "\n").encode()
     path, sums = folder / FILE_NAME, folder / weights.SUMS_NAME
     part = path.with_name(f".{FILE_NAME}.{os.getpid()}.part")
@@ -115,17 +121,18 @@ class KnowingDetector(VigilDetector):
     def __init__(self, base: VigilDetector, known: Known) -> None:
         facts = {**base.facts, "verdict_sha256": known.sha256, "verdict_from": LEARNED_FROM}
         super().__init__(base.name, base.recogniser, base.options, facts)
-        self.verdict = known.verdict
+        self.verdict, self.finder = known.verdict, known.finder
 
     def stream(self) -> AdaptedStream:
-        own = self.verdict
-        return AdaptedStream(self.recogniser, self.options, self.name, own, LEARNED_FROM, known=own)
+        return AdaptedStream(
+            self.recogniser, self.options, self.name, self.verdict, LEARNED_FROM, self.finder
+        )
 
 
 def knowing(detector: Any) -> Any:
-    """The detector with the verdict that came with its weights; as it is where none did.
+    """The detector with what came with its weights; as it is where nothing did.
 
-    It was learned on all signals of recognition, and with other ones it means nothing.
+    It was learned on all signals of recognition, and with fewer it means nothing.
 
     Raises:
         WeightsError: the verdict is damaged, or not of these weights.

@@ -321,15 +321,15 @@ class AdaptedStream(PooledStream):
 
     Args:
         fitted: names kinds and services; finds incidents, too, where labels taught it to.
-        known: what simulated systems taught, which counts in the zero-shot score.
+        finder: what simulated systems taught, which counts in the zero-shot score.
     """
 
     def __init__(
         self, recogniser: Recogniser, options: VigilOptions, detector: str, fitted: Verdict,
-        learned_from: str = "labels", known: Verdict | None = None,
+        learned_from: str = "labels", finder: Verdict | None = None,
     ) -> None:  # fmt: skip
         super().__init__(recogniser, options, detector)
-        self.fitted, self.learned_from, self.known = fitted, learned_from, known
+        self.fitted, self.learned_from, self.finder = fitted, learned_from, finder
         self.here: list[Verdict] = []  # for the figures that this deployment has
         self.past = 0  # rows
 
@@ -337,7 +337,7 @@ class AdaptedStream(PooledStream):
         scores, (odds, kinds, origins, suspicion) = self.push_pooled(piece)
         system, past = scores.system, self.past + np.arange(len(piece))
         self.past += len(piece)
-        if self.known is not None:
+        if self.finder is not None:
             system = backed(system, suspicion, past, len(piece.kpis)).astype(np.float32)
         taught = None
         if self.fitted.detects:
@@ -351,11 +351,11 @@ class AdaptedStream(PooledStream):
         self.here = []
 
     def reduce(self, rows: np.ndarray, services: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Log odds (n,), chances of kinds (n, C) and of roots (n, S), and log odds by what is known (n,)."""
+        """Log odds (n,), chances of kinds (n, C) and of roots (n, S), and log odds of the finder (n,)."""
         assert self.groups is not None
         if not self.here:
-            more = () if self.known is None or self.known is self.fitted else (self.known,)
-            self.here = [one.narrow(self.groups.columns) for one in (self.fitted, *more)]
+            every = (self.fitted,) if self.finder is None else (self.fitted, self.finder)
+            self.here = [one.narrow(self.groups.columns) for one in every]
         some = [slice(at, at + AT_ONCE) for at in range(0, len(rows), AT_ONCE)]
         read = [[one.read(rows[part], services[part]) for part in some] for one in self.here]
         odds, kinds, origins = (np.concatenate(parts) for parts in zip(*read[0], strict=True))
@@ -381,8 +381,8 @@ class AdaptedDetector(VigilDetector):
             self.guess = None  # its threshold was learned
 
     def stream(self) -> AdaptedStream:
-        known = getattr(self.zero_shot, "verdict", None)
-        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict, known=known)
+        finder = getattr(self.zero_shot, "finder", None)
+        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict, finder=finder)
 
     @property
     def threshold(self) -> float | None:

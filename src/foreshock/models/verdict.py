@@ -31,7 +31,8 @@ LEAST_SPREAD = 0.1  # of a service's figure: one that never moves in quiet rows 
 FARTHEST = 10.0  # spreads
 REACH = 2.0  # times the usual distance within a kind up to which an incident may be of it
 SHARE = 0.5  # of what simulated systems taught in the score of rows nobody labelled; docs/log.md, 2026-11-28
-LEARNED_ROWS = 256  # of past from which it has that share
+LEARNED_ROWS = 256  # of past at which it has half of that share
+SURELY = 4.0  # score of what they taught above which it counts no more: a probability of 94 %
 LEARNED_KPIS = 10  # in a table from which it has any: fewer say nothing of services and quantities
 
 
@@ -317,8 +318,9 @@ def backed(zero_shot: np.ndarray, odds: np.ndarray, past: np.ndarray, kpis: int)
     """
     if kpis < LEARNED_KPIS:
         return zero_shot
-    share = SHARE * np.minimum(past / LEARNED_ROWS, 1)
-    return np.asarray((1 - share) * zero_shot + share * USUAL.over(kpis).high * score_of(odds))
+    share = SHARE * past / (past + LEARNED_ROWS)
+    taught = USUAL.over(kpis).high * np.minimum(score_of(odds), SURELY)
+    return np.asarray((1 - share) * zero_shot + share * taught)
 
 
 def probability_of(score: np.ndarray | float) -> np.ndarray:

@@ -55,6 +55,7 @@ HELD_BACK = 100_000  # seeds of the systems that validate begin here
 FAULTY_ROWS, CALM_ROWS = 5, 120  # most rows of an incident, and of a system's quiet rows
 HARD = 0.1  # share of the quiet rows that looks worst to zero-shot scoring; a third of those taken
 QUIET_ROWS = 256  # before the first fault
+CAMPAIGNS = 0.3  # share of unruly recordings that begin with one
 EARLY, EARLY_ROWS = 0.4, (8, 256)  # share of systems that have fewer, and how many those have
 WEEK_MINUTES = 7 * 24 * 60
 LEAST = 0.5  # spread of a service's figure; 0.1: macro F1 0.66 in place of 0.76, docs/log.md 2026-11-26
@@ -67,7 +68,8 @@ ROW_EVIDENCE = 8.0  # rows of evidence that an incident is, to the odds
 class SimulatedPlan:
     """How much is simulated."""
 
-    systems: int = 360
+    systems: int = 480  # that teach what incidents are called and where they come from
+    unruly: int = 360  # less calm ones, which teach what is an incident
     rows: int = 2400  # of each: about 27 faults
     seed: int = 0
 
@@ -79,16 +81,20 @@ class SimulatedPlan:
             )
 
 
-def recording(seed: int, rows: int) -> Frame:
-    """A labelled recording of the system of this seed."""
+def recording(seed: int, rows: int, is_unruly: bool = False) -> Frame:
+    """A labelled recording of the system of this seed.
+
+    Args:
+        is_unruly: quiet rows are as odd as those of real systems, and faults may come in campaigns.
+    """
     system, rng = invent(seed), np.random.default_rng([seed, 14])
     step_s = float(rng.choice(STEPS_S))
     start_ns = simulator.DEMO_START_NS + int(rng.integers(WEEK_MINUTES)) * 60 * 10**9
     steady = bool(rng.random() < 0.3)
     first_row = int(rng.integers(*EARLY_ROWS)) if rng.random() < EARLY else QUIET_ROWS
-    faults = draw_dense(system, seed, rows, step_s, first_row)
+    faults = draw_dense(system, seed, rows, step_s, first_row, CAMPAIGNS if is_unruly else 0.0)
     frame = simulator.simulate(seed, rows, step_s, faults, system=system, start_ns=start_ns, steady=steady)
-    return monitored(frame, seed)
+    return monitored(frame, seed, is_unruly)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,19 +249,26 @@ def teach(
     """
     began = time.process_time()
     detector = _detector(model)
-    taught = _samples(plan, detector, plan.seed, cache, on_step)
-    verdict = learn([one for one in taught if one is not None])
-    facts = {
-        **asdict(plan), "faults": sum(_count(one) for one in taught), "kinds": list(KINDS),
+    facts: dict[str, Any] = {
+        **asdict(plan), "kinds": list(KINDS),
         "learned_from": "simulated systems; none of them is Train Ticket or the demo's shop",
     }  # fmt: skip
-    save_known(verdict, model, facts, folder)
-    held = (
-        _samples(replace(plan, systems=held_back), detector, HELD_BACK, cache, on_step) if held_back else []
+
+    def of(seeds: Sequence[int], is_unruly: bool) -> list[Sample]:
+        return _samples(seeds, plan.rows, is_unruly, detector, cache, on_step)
+
+    calm, unruly = (
+        of(range(plan.seed, plan.seed + count), is_unruly)
+        for count, is_unruly in ((plan.systems, False), (plan.unruly, True))
     )
+    facts |= {"faults": sum(map(_count, calm)), "unruly_faults": sum(map(_count, unruly))}
+    verdict, finder = learn(calm), learn(unruly)
+    save_known(verdict, finder, model, facts, folder)
+    seeds = range(HELD_BACK, HELD_BACK + held_back)
     record = {
         "kind": "simulated_verdict", "base_sha256": base_sha256(model), **facts, "held_back": held_back,
-        **judged(verdict, [one for one in held if one is not None]),
+        **judged(verdict, of(seeds, is_unruly=False)),
+        "finder": judged(finder, of(seeds, is_unruly=True)),
         "cpu_s": round(time.process_time() - began, 1), "threads": torch.get_num_threads(),
     }  # fmt: skip
     if on_step is not None:
@@ -304,21 +317,24 @@ def _detector(model: str) -> VigilDetector:
 
 
 def _samples(
-    plan: SimulatedPlan, detector: VigilDetector, first: int, cache: Path, on_step: OnStep | None
-) -> list[Sample | None]:
+    seeds: Sequence[int], rows: int, is_unruly: bool, detector: VigilDetector, cache: Path,
+    on_step: OnStep | None,
+) -> list[Sample]:  # fmt: skip
+    """What was seen of the systems of these seeds, where a fault can be."""
     weights, out = str(detector.facts["weights_sha256"])[:12], []
     cache.mkdir(parents=True, exist_ok=True)
-    for seed in range(first, first + plan.systems):
-        path = cache / f"{weights}-{plan.rows}-{seed}.npz"
+    for seed in seeds:
+        path = cache / f"{weights}-{rows}-{seed}{'-unruly' if is_unruly else ''}.npz"
         if not path.exists():
             began = time.process_time()
-            lesson = look(recording(seed, plan.rows), detector.recogniser, detector.options)
+            lesson = look(recording(seed, rows, is_unruly), detector.recogniser, detector.options)
             _keep(sample(lesson, seed), path)
             if on_step is not None:
                 spent = round(time.process_time() - began, 2)
-                on_step({"kind": "system", "seed": seed, "kpis": len(lesson.frame.kpis), "cpu_s": spent})
+                kind = {"kind": "system", "seed": seed, "is_unruly": is_unruly}
+                on_step({**kind, "kpis": len(lesson.frame.kpis), "cpu_s": spent})
         out.append(_kept(path))
-    return out
+    return [one for one in out if one is not None]
 
 
 def _keep(one: Sample | None, path: Path) -> None:

@@ -25,7 +25,7 @@ STEPS_S = (5.0, 15.0, 30.0, 60.0)
 BUSIEST = 0.35  # share of its cores that a service needs in the busiest hour
 TRACED, CLIENTS = 0.4, 0.3  # chances of columns of calls between two services, and of all that one makes
 MOST_TRACED = 60  # columns of single calls
-CAMPAIGNS, CAMPAIGN = 0.3, (8, 24)  # share of recordings that begin with one, and how many faults it has
+CAMPAIGN = 8, 24  # faults of one, at least, and fewer than that
 CALLED_ENOUGH = 1.0  # calls a scrape's window from which a fault of calls can be seen
 OWN = ("cpu_contention", "cpu_throttling", "memory_leak", "memory_restarts", "service_crash")
 STORED = ("disk_pressure", "slow_query", "pool_exhaustion")
@@ -198,16 +198,18 @@ def _roots(
     return {kind: tuple(found) for kind, found in places.items()}
 
 
-def draw_dense(system: System, seed: int, rows: int, step_s: float, first_row: int) -> tuple[Fault, ...]:
+def draw_dense(
+    system: System, seed: int, rows: int, step_s: float, first_row: int, campaigns: float = 0.0
+) -> tuple[Fault, ...]:
     """Faults close to one another behind a quiet beginning, each kind in turn before any comes again.
-
-    Some recordings begin with a campaign: short faults with hardly a pause, as people inject them.
 
     Args:
         first_row: about where the first begins.
+        campaigns: share of recordings that begin with a campaign: short faults with hardly a pause, as people
+            inject them.
     """
     rng, own = np.random.default_rng([seed, 12]), np.random.default_rng([seed, 20])
-    campaign = int(own.integers(*CAMPAIGN)) if own.random() < CAMPAIGNS else 0
+    campaign = int(own.integers(*CAMPAIGN)) if own.random() < campaigns else 0
     out: list[Fault] = []
     kinds: list[str] = []
     at = (first_row + float(rng.uniform(0, 40))) * step_s
@@ -215,21 +217,26 @@ def draw_dense(system: System, seed: int, rows: int, step_s: float, first_row: i
         kinds = kinds or [str(kind) for kind in rng.permutation(sorted(FAULTS))]
         kind = kinds.pop()
         places = system.roots.get(kind, (system.entrance,))
-        lasts, pause = float(np.exp(rng.uniform(np.log(4), np.log(40)))), float(rng.uniform(30, 90))
-        if len(out) < campaign:
-            lasts, pause = float(own.uniform(3, 10)), float(own.uniform(4, 16))
+        lasts = float(np.exp(rng.uniform(np.log(4), np.log(40))))
+        lasts = float(own.uniform(3, 10)) if len(out) < campaign else lasts
         lasts = max(lasts * step_s, 120.0) * (3.0 if kind in RAMPS else 1.0)
         service = places[int(rng.integers(len(places)))]
         onset, recovery = rng.uniform(5, min(80, lasts / 2)), rng.uniform(20, 120)
         out.append(
             Fault(kind, service, at, lasts, float(rng.uniform(0.4, 1.1)), float(onset), float(recovery))
         )
+        pause = float(rng.uniform(30, 90))
+        pause = float(own.uniform(4, 16)) if len(out) <= campaign and campaign else pause
         at += lasts + max(pause * step_s, 200.0)
     return tuple(out)
 
 
-def monitored(frame: Frame, seed: int) -> Frame:
-    """The recording as other monitoring shows it: less calm, other names and units, quantities missing."""
+def monitored(frame: Frame, seed: int, is_unruly: bool = False) -> Frame:
+    """The recording as other monitoring shows it: names and units, quantities missing, traffic added.
+
+    Args:
+        is_unruly: less calm, see `unruly`.
+    """
     rng = np.random.default_rng([seed, 13])
     called = {what: names[int(rng.integers(len(names)))] for what, names in CALLED.items()}
     gone = {what for what, chance in LEFT_OUT.items() if rng.random() < chance}
@@ -237,18 +244,19 @@ def monitored(frame: Frame, seed: int) -> Frame:
         gone = {"memory", "errors"}
     has_network, bytes_a_call = rng.random() < 0.4, float(rng.uniform(500, 20_000))
     whats = [quantity_of(kpi) for kpi in frame.kpis]
-    unquiet, late = unruly(
-        frame.values, whats, [kpi.service for kpi in frame.kpis], np.random.default_rng([seed, 19])
-    )
+    values, late = frame.values, dict.fromkeys(frame.services, np.ones(len(frame)))
+    if is_unruly:
+        of = [kpi.service for kpi in frame.kpis]
+        values, late = unruly(values, whats, of, np.random.default_rng([seed, 19]))
     columns, kpis = [], []
-    for what, kpi, values in zip(whats, frame.kpis, unquiet.T, strict=True):
+    for what, kpi, told in zip(whats, frame.kpis, values.T, strict=True):
         if what == "traced":
-            columns.append(values)
+            columns.append(told)
             kpis.append(kpi)
             continue
         if what == "calls" and has_network:
-            noise = np.exp(0.2 * rng.standard_normal(len(values)))
-            sent = (values * noise + 0.1) * late[kpi.service]
+            noise = np.exp(0.2 * rng.standard_normal(len(told)))
+            sent = (told * noise + 0.1) * late[kpi.service]
             columns.append(sent * bytes_a_call * called["network"][1])
             kpis.append(_named(kpi, called["network"][0]))
         if (what in gone and kpi.service != "frontdoor") or rng.random() < 0.04:
@@ -256,7 +264,7 @@ def monitored(frame: Frame, seed: int) -> Frame:
         word, factor = called[what]
         if kpi.service == "frontdoor":
             word = f"{word}_{kpi.metric}"
-        columns.append(values * factor if factor > 0 else (values - 1) * factor)
+        columns.append(told * factor if factor > 0 else (told - 1) * factor)
         kpis.append(_named(kpi, word))
     return replace(frame, values=np.stack(columns, 1), kpis=tuple(kpis))
 
