@@ -45,7 +45,7 @@ from foreshock.sources.simulator.invented import draw_dense, invent, monitored
 from foreshock.sources.simulator.tracing import TOOK, WAITED, WAITED_ALL
 from foreshock.stream.incident import likely_kinds
 
-QUICK = SimulatedPlan(systems=2, rows=600)
+QUICK = SimulatedPlan(systems=2, unruly=1, rows=600)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +192,7 @@ def test_it_ships_and_is_whole():
     assert known is not None
     assert weights.known_digest(weights.find("nano") / FILE_NAME) == known.sha256
     assert not known.verdict.detects
+    assert not known.finder.detects
     assert "simulated" in known.facts["learned_from"]
 
 
@@ -222,7 +223,7 @@ def test_a_damaged_file_is_refused(checkpoint: Path):
     with pytest.raises(WeightsError, match="not a whole verdict"):
         load_known(checkpoint)
     for change, words in (({"format": 9}, "format 9"), ({"verdict": {"figures": []}}, "other figures")):
-        raw = {"format": 1, "base_sha256": "", "facts": {}, "verdict": {}, **change}
+        raw = {"format": 2, "base_sha256": "", "facts": {}, "verdict": {}, "finder": {}, **change}
         if "verdict" in change:
             from foreshock.models.lora import base_sha256
 
@@ -247,7 +248,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
     assert known is not None
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't be written"):
-        save_known(known.verdict, "nano", {}, tmp_path / "file")
+        save_known(known.verdict, known.finder, "nano", {}, tmp_path / "file")
 
 
 # ------------------------------------------------------------------------------------------------ learning
@@ -256,21 +257,23 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
 def test_it_is_rebuilt(built: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path):
     """From what was seen of the systems it comes out the same, byte for byte; the record says how it does."""
     folder, cache, lines = built
-    assert [line["kind"] for line in lines] == ["system"] * 3 + ["simulated_verdict"]
-    assert lines[2]["seed"] == HELD_BACK
+    assert [line["kind"] for line in lines] == ["system"] * 5 + ["simulated_verdict"]
+    assert [line["is_unruly"] for line in lines[:5]] == [False, False, True, False, True]
+    assert lines[3]["seed"] == lines[4]["seed"] == HELD_BACK
     assert 0 < lines[-1]["root_first"] <= lines[-1]["roots"]
     again: list[dict[str, Any]] = []
     teach(QUICK, "nano", tmp_path / "again", cache, 1, again.append)
     assert [line["kind"] for line in again] == ["simulated_verdict"]
     assert (tmp_path / "again" / FILE_NAME).read_bytes() == (folder / FILE_NAME).read_bytes()
-    said = json.loads((folder / FILE_NAME).read_text())["verdict"]
-    assert Verdict.from_dict(said, "x").kinds == KINDS
+    said = json.loads((folder / FILE_NAME).read_text())
+    for name in ("verdict", "finder"):
+        assert Verdict.from_dict(said[name], "x").kinds == KINDS
 
 
 def test_plans_and_networks_that_cannot_teach(tmp_path: Path):
     """No system, too few rows, or a network without recognition."""
-    for wrong in ({"systems": 0}, {"rows": 10}, {"seed": HELD_BACK}):
-        with pytest.raises(ConfigError, match="needed are at least"):
+    for wrong in ({"systems": 0}, {"unruly": 0}, {"rows": 10}, {"seed": HELD_BACK}):
+        with pytest.raises(ConfigError, match="needed are at least one of each"):
             SimulatedPlan(**wrong)
     bare = Path(shutil.copytree(weights.find("nano"), tmp_path / "bare"))
     (bare / weights.HEADS_NAME).unlink()
@@ -394,9 +397,34 @@ def test_dense_faults_and_other_monitoring():
     assert len({fault.kind for fault in faults[: len(KINDS)]}) == min(len(faults), len(KINDS))
     f = simulator.simulate(3, 300, 30.0, faults, system=system)
     assert min(fault.start_s for fault in draw_dense(system, 3, 3000, 30.0, 10)) < 60 * 30
+    campaign = draw_dense(system, 3, 3000, 30.0, 256, campaigns=1.0)
+    assert [fault.kind for fault in campaign[:8]] == [fault.kind for fault in faults[:8]]
+    gaps = [b.start_s - a.start_s - a.duration_s for a, b in itertools.pairwise(campaign[:8])]
+    assert max(gaps) <= 16 * 30
     tables = [monitored(f, seed) for seed in range(8)]
     assert len({tuple(kpi.metric for kpi in one.kpis) for one in tables}) > 4
     assert all(len(one) == 300 for one in tables)
+
+
+def test_unruly_rows_are_odd_but_sound():
+    """Values change here and there, within what can be: no processor above its limit, no share above one."""
+    system = invent(3)
+    f = simulator.simulate(3, 2000, 30.0, (), system=system)
+    changed = []
+    for seed in range(12):
+        calm, wild = monitored(f, seed), monitored(f, seed, is_unruly=True)
+        assert calm.names == wild.names
+        np.testing.assert_array_equal(np.isnan(calm.values), np.isnan(wild.values))
+        changed.append(np.nanmean(~np.isclose(calm.values, wild.values, equal_nan=True)))
+        for kpi, values in zip(wild.kpis, wild.values.T, strict=True):
+            if kpi.metric == "cpu_pct":
+                assert np.nanmax(values) <= 103
+            if kpi.metric == "error_share":
+                assert 0 <= np.nanmin(values) <= np.nanmax(values) <= 1
+        memory = [c for c, kpi in enumerate(calm.kpis) if quantity(kpi) == "memory"]
+        np.testing.assert_array_equal(calm.values[:, memory], wild.values[:, memory])
+    assert 0.003 < np.mean(changed) < 0.1
+    assert min(changed) < 0.5 * max(changed)  # systems differ
 
 
 def test_a_delay_shows_where_it_is_waited_for():

@@ -74,10 +74,10 @@ class SimulatedPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.systems < 1 or self.rows < 400 or not 0 <= self.seed < HELD_BACK:
+        if min(self.systems, self.unruly) < 1 or self.rows < 400 or not 0 <= self.seed < HELD_BACK:
             raise ConfigError(
-                f"{self.systems} systems of {self.rows} rows, seed {self.seed}: needed are at least one "
-                f"system, 400 rows and a seed from 0 to {HELD_BACK - 1}."
+                f"{self.systems} and {self.unruly} systems of {self.rows} rows, seed {self.seed}: needed are "
+                f"at least one of each, 400 rows and a seed from 0 to {HELD_BACK - 1}."
             )
 
 
