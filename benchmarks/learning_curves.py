@@ -115,7 +115,7 @@ class Looks:
         known = load_known(model)
         self.known = None if known is None else known.verdict
         self.finder = None if known is None else known.finder
-        self.zero_shot = load_detector("foreshock", model=model)
+        self.zero_shot = load_detector("foreshock", model=model)  # with what simulated systems taught
         self.told = "" if known is None else f"-{known.sha256[:12]}"
         self.exact = load_detector("foreshock", model=model, precision="fp32")
         self.lately: dict[str, Lesson] = {}
@@ -132,15 +132,8 @@ class Looks:
             path = self._file(f"{name}.npz")
             if not path.exists():
                 self._read(frame, recogniser or self.base.recogniser, path)
-            plain = self._lesson(frame, path)
-            lesson = plain if self.finder is None else judging.informed(plain, self.finder)
-            self.lately = dict(list(self.lately.items())[-3:]) | {name: lesson}
+            self.lately = dict(list(self.lately.items())[-3:]) | {name: self._lesson(frame, path)}
         return self.lately[name]
-
-    def alone(self, name: str) -> np.ndarray:
-        """(T,) what the frozen network's evidence says alone, of what was looked at before."""
-        with np.load(self._file(f"{name}.npz")) as kept:
-            return np.asarray(kept["system"])
 
     def _file(self, name: str) -> Path:
         """Where something of these weights is kept."""
@@ -169,17 +162,23 @@ class Looks:
         truth, columns = judging.truth_of(frame), stream.groups.columns
         return Lesson(frame, truth, heard[0][slots], system, figures, services, columns)
 
-    def finished(self, judged: Lesson, name: str) -> tuple[np.ndarray, Threshold]:
-        """Without labels: the scores of a recording that lies in the past, and its threshold."""
+    def finished(self, judged: Lesson, name: str, is_zero_shot: bool) -> tuple[np.ndarray, Threshold]:
+        """Without labels: the scores of a recording that lies in the past, and its threshold.
+
+        Args:
+            is_zero_shot: as it is scored without labels; else evidence alone, beside which labels count.
+        """
         hidden = judged.frame.without_labels()
-        path = self._file(f"{name}{self.told}.npz")
+        detector, own = (self.zero_shot, self.told) if is_zero_shot else (self.base, "")
+        ahead = judging.unlabelled(judged, self.finder if is_zero_shot else None)
+        path = self._file(f"{name}{own}.npz")
         if not path.exists():
 
             def score(detector: Any, part: Frame) -> Scores:
-                return _scores(part, judged.system if part is hidden else detector.score(part).system)
+                return _scores(part, ahead if part is hidden else detector.score(part).system)
 
-            chosen, found = finished_scores(self.zero_shot, hidden, score, Settings())
-            np.savez(path, system=found.system, both=chosen is not self.zero_shot)
+            chosen, found = finished_scores(detector, hidden, score, Settings())
+            np.savez(path, system=found.system, both=chosen is not detector)
         with np.load(path) as kept:
             system, guess = kept["system"], bidirectional.USUAL if kept["both"] else USUAL
         return system, unlabelled(hidden, system, guess)
@@ -290,20 +289,26 @@ def fixed(chance: float, step_s: float) -> Threshold:
 Finished = tuple[np.ndarray, Threshold]
 
 
-def by_verdicts(case: Case, verdict: Verdict, judged: Sequence[Lesson] | None = None) -> dict[str, Any]:
-    """The figures of a verdict on all that is judged; with what both ends show where that is given."""
-    seen = case.judged if judged is None else judged
-    return together([
-        by_verdict(task, verdict, one, finished)
-        for task, one, finished in zip(case.tasks, seen, case.finished, strict=True)
-    ])  # fmt: skip
+def by_verdicts(
+    case: Case, verdict: Verdict, looks: Looks, judged: Sequence[Lesson] | None = None
+) -> dict[str, Any]:
+    """The figures of a verdict on all that is judged; with what both ends show where that is asked for."""
+    ends = [
+        looks.finished(one, f"{own}-finished", not verdict.detects) if case.ends else None
+        for one, own in zip(case.judged, case.whose, strict=True)
+    ]
+    every = zip(case.tasks, case.judged if judged is None else judged, ends, strict=True)
+    return together([by_verdict(task, verdict, one, end, looks.finder) for task, one, end in every])
 
 
-def by_verdict(task: Task, verdict: Verdict, judged: Lesson, finished: Finished | None) -> dict[str, Any]:
+def by_verdict(
+    task: Task, verdict: Verdict, judged: Lesson, finished: Finished | None, finder: Verdict | None
+) -> dict[str, Any]:
     odds, kinds, origins = judging.read(judged, verdict)
     score, threshold = score_of(odds), fixed(verdict.threshold, task.judged.step_s)
     if not verdict.detects:
-        score, threshold = finished or (judged.system, unlabelled(task.judged, judged.system))
+        system = judging.unlabelled(judged, finder)
+        score, threshold = finished or (system, unlabelled(task.judged, system))
     elif finished is not None:
         score = agreed(score, threshold.high, finished[0], finished[1].high)
     else:
@@ -312,8 +317,8 @@ def by_verdict(task: Task, verdict: Verdict, judged: Lesson, finished: Finished 
 
 
 def probe(case: Case, shots: list[Shot], looks: Looks) -> dict[str, Any]:
-    verdict, facts = judging.judge(case.taught, shots, known=looks.known)
-    return {**by_verdicts(case, verdict), "facts": facts}
+    verdict, facts = judging.judge(case.taught, shots, known=looks.known, finder=looks.finder)
+    return {**by_verdicts(case, verdict, looks), "facts": facts}
 
 
 def adapted(
@@ -338,14 +343,14 @@ def adapted(
         spent = round(time.process_time() - began, 2)
         about = looks.facts(name, {"steps": run.step, "best_step": run.best_step, "adapting_cpu_s": spent})
         assert about is not None
-    verdict, facts = judging.judge(case.taught, shots, known=looks.known)
+    verdict, facts = judging.judge(case.taught, shots, known=looks.known, finder=looks.finder)
     judged, is_kept = case.judged, False
     if about["best_step"]:  # else the network is as it was, and so is what it sees
         taught, tuned = case.looked_at(looks, name)
-        tried, told = judging.judge(taught, shots, known=looks.known)
+        tried, told = judging.judge(taught, shots, known=looks.known, finder=looks.finder)
         if judging.gains((tried, told), (verdict, facts)):
             judged, verdict, facts, is_kept = tuned, tried, told, True
-    return {**by_verdicts(case, verdict, judged), "facts": facts | about | {"is_kept": is_kept}}
+    return {**by_verdicts(case, verdict, looks, judged), "facts": facts | about | {"is_kept": is_kept}}
 
 
 def baseline(case: Case, shots: list[Shot], fit: few_baselines.Fit, seed: int) -> dict[str, Any]:
@@ -463,7 +468,8 @@ class Case(NamedTuple):
     tasks: list[Task]
     taught: list[Lesson]
     judged: list[Lesson]
-    finished: list[Finished | None]  # from both ends, where that is asked for
+    whose: list[str]  # what is kept of each is called
+    ends: bool  # whether what is judged lies in the past
 
     def looked_at(
         self, looks: Looks, name: str, tuned: Recogniser | None = None
@@ -492,20 +498,12 @@ def measure(
         unseen(task.judged) if is_baseline else looks.of(task.judged, f"{own}-judged")
         for task, own in zip(tasks, whose, strict=True)
     ]
-    finished = [
-        looks.finished(one, f"{own}-finished") if ends else None
-        for one, own in zip(judged, whose, strict=True)
-    ]
-    case = Case(tasks, [], judged, finished)
-    if detector == ALONE:
-        systems = [looks.alone(f"{own}-judged") for own in whose]
-        alone = zip(tasks, systems, strict=True)
-        return together([judge(task, own, unlabelled(task.judged, own)) for task, own in alone])
-    if detector == ZERO:
-        if looks.known is not None:
-            return by_verdicts(case, looks.known)  # it names; what it finds is in the zero-shot score
-        zero = zip(tasks, judged, finished, strict=True)
-        return together([judge(t, *f or (j.system, unlabelled(t.judged, j.system))) for t, j, f in zero])
+    case = Case(tasks, [], judged, whose, bool(ends))
+    if detector == ZERO and looks.known is not None:
+        return by_verdicts(case, looks.known, looks)  # it names, and does not find by itself
+    if detector in (ZERO, ALONE):
+        alone = zip(tasks, judged, strict=True)
+        return together([judge(t, j.system, unlabelled(t.judged, j.system)) for t, j in alone])
     if name == SIMULATED:
         rows = labelled.QUIET_ROWS + (FROM if spread else shots) * SHOT_ROWS
         whole = tasks[0].teaching

@@ -21,14 +21,14 @@ from typing import Any
 from foreshock.errors import ConfigError
 from foreshock.frame import Frame
 from foreshock.models import lora
-from foreshock.models.judging import count_incidents, gains, informed, judge, look, suspicion
-from foreshock.models.known import Known, load_known
+from foreshock.models.judging import count_incidents, gains, judge, look, suspicion
+from foreshock.models.known import load_known
 from foreshock.models.processes import join
 from foreshock.models.recognise import Recogniser
 from foreshock.models.reconstruct import moment_detector
-from foreshock.models.shots import Lesson, divided_spans, draw_shots, require_labels, with_spans
+from foreshock.models.shots import divided_spans, draw_shots, require_labels, with_spans
 from foreshock.models.training import FinetuneOptions, OnStep, Run
-from foreshock.models.vigil import VigilDetector, VigilOptions
+from foreshock.models.vigil import VigilDetector
 
 __all__ = ["FinetuneOptions", "divided_spans", "finetune", "with_spans"]
 
@@ -66,19 +66,19 @@ def finetune(
     trained = base if isinstance(model, Recogniser) else _detector(model, "fp32", **detector)
     digest = lora.base_sha256(model)
     known = load_known(model)
-    before = None if known is None else known.verdict
-    lessons = [_seen(one, base.recogniser, base.options, known) for one in frames]
+    before, finder = (None, None) if known is None else (known.verdict, known.finder)
+    lessons = [look(one, base.recogniser, base.options) for one in frames]
     looks = None if before is None else [suspicion(lesson, before) for lesson in lessons]
     shots = draw_shots(lessons, options.shots, base.options.block, options.seed, options.validate, looks)
     run = Run(trained, lessons, shots, options, out, digest, on_step, group)
     run.resume()
     if count_incidents(lessons, shots) >= options.least_incidents:
         run.go()
-    verdict, facts = judge(lessons, shots, options.least_incidents, before)
+    verdict, facts = judge(lessons, shots, options.least_incidents, before, finder)
     if run.best_step:  # else the network is as it was, and so is what it sees
         tuned = run.tuned(base.recogniser)
-        seen = [_seen(one, tuned, base.options, known) for one in frames]
-        tried, told = judge(seen, shots, options.least_incidents, before)
+        seen = [look(one, tuned, base.options) for one in frames]
+        tried, told = judge(seen, shots, options.least_incidents, before, finder)
         if options.least_incidents == 0 or gains((tried, told), (verdict, facts)):
             verdict, facts = tried, told
         else:  # what changed the network gained nothing that can be told from chance
@@ -98,12 +98,6 @@ def finetune(
         shutil.rmtree(run.folder, ignore_errors=True)
     group.wait()
     return lora.load_adapter(out)
-
-
-def _seen(frame: Frame, recogniser: Recogniser, options: VigilOptions, known: Known | None) -> Lesson:
-    """A recording as it is scored without labels."""
-    lesson = look(frame, recogniser, options)
-    return lesson if known is None else informed(lesson, known.finder)
 
 
 def _detector(model: str | Path | Recogniser, precision: str, **options: Any) -> VigilDetector:

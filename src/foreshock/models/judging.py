@@ -77,11 +77,13 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
     )  # fmt: skip
 
 
-def informed(lesson: Lesson, finder: Verdict) -> Lesson:
-    """The same, scored with what simulated systems taught."""
-    odds = suspicion(lesson, finder)
-    system = backed(lesson.system, odds, np.arange(len(odds)), len(lesson.frame.kpis))
-    return replace(lesson, system=system)
+def unlabelled(lesson: Lesson, finder: Verdict | None, rows: np.ndarray | None = None) -> np.ndarray:
+    """The score that some rows have without any label, or all: with what simulated systems taught."""
+    rows = np.arange(len(lesson.system)) if rows is None else rows
+    if finder is None:
+        return lesson.system[rows]
+    odds, _, _ = read(lesson, finder, rows)
+    return backed(lesson.system[rows], odds, rows, len(lesson.frame.kpis))
 
 
 def suspicion(lesson: Lesson, verdict: Verdict) -> np.ndarray:
@@ -102,13 +104,14 @@ def read(
 
 def judge(
     lessons: Sequence[Lesson], shots: Sequence[Shot], least_incidents: int = LEAST_INCIDENTS,
-    known: Verdict | None = None,
+    known: Verdict | None = None, finder: Verdict | None = None,
 ) -> tuple[Verdict, dict[str, Any]]:  # fmt: skip
     """A verdict on what the lessons' network saw, and facts about it.
 
     Args:
         least_incidents: with fewer labelled ones incidents are found by the zero-shot score; 0: never.
         known: what was learned of other systems; labels correct it, and its kinds stay known.
+        finder: what finds incidents there without labels, beside the zero-shot score.
     """
     m = gather(lessons, shots, known)
     verdict = with_kinds(learn(m, np.ones(len(shots), bool)), m)
@@ -116,7 +119,10 @@ def judge(
     reached = levels(m.shots, m.incident, m.shot, m.is_faulty, odds, m.step_s)
     level, found = choose(*reached, m.block * m.step_s)
     verdict = replace(verdict, threshold=level, usual=usual_level(m))
-    is_better, gain = compare(m, verdict.weighed(odds, m.system)[0])
+    zero_shot = np.concatenate(
+        [unlabelled(one, finder, m.row[m.lesson == i]) for i, one in enumerate(m.lessons)]
+    )
+    is_better, gain = compare(m, verdict.weighed(odds, m.system)[0], zero_shot)
     detects = least_incidents == 0 or (is_better and gain["compared_incidents"] >= least_incidents)
     facts = {"shots": len(shots), "faulty_shots": sum(s.is_faulty for s in shots),
              "validating_shots": sum(s.validates for s in shots), "usual": verdict.usual, **found,
@@ -137,7 +143,7 @@ class Material:
     row: np.ndarray  # (n,) of it
     is_faulty: np.ndarray  # (n,)
     shot: np.ndarray  # (n,) which
-    system: np.ndarray  # (n,) the zero-shot score as lessons have it, or that of an adapted network
+    system: np.ndarray  # (n,) the zero-shot score, or that of an adapted network
     quiet: tuple[np.ndarray, ...]  # rows of each lesson that are taken for quiet
     spread: np.ndarray  # (G,) of services' figures over them
     kinds: tuple[str, ...]
@@ -323,7 +329,7 @@ def _origins(
 # ----------------------------------------------------------------------- is it better than without labels
 
 
-def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any]]:
+def compare(material: Material, scores: np.ndarray, zero_shot: np.ndarray) -> tuple[bool, dict[str, Any]]:
     """Whether scores rank incidents they did not learn from nearly as well as zero-shot scoring, and figures.
 
     Where a quarter of its AP is lost, and more than a standard error over incidents, the zero-shot score and
@@ -333,7 +339,7 @@ def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any
     says nothing of later rows.
 
     Args:
-        scores: (n,) of all rows, of odds as `crossed` gives them.
+        scores: (n,) of all rows, of odds as `crossed` gives them. zero_shot: (n,) those without labels.
     """
     later = material.row >= SETTLED
     bad, shot = material.is_faulty[later], material.shot[later]
@@ -342,7 +348,7 @@ def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any
     if not bad.any() or bad.all():
         return False, facts
     stands_for = np.array([one.weight for one in material.shots])[shot]
-    ours, zero = (_shares(one[later], bad, stands_for) for one in (scores, material.system))
+    ours, zero = (_shares(one[later], bad, stands_for) for one in (scores, zero_shot))
     each = np.array([[ours[of == one].mean(), zero[of == one].mean()] for one in np.unique(of)])
     lost = each[:, 1] - each[:, 0]
     error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0

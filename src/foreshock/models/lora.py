@@ -45,7 +45,7 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 OURS = "foreshock.json"
 FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OURS)
-FORMAT = 6
+FORMAT = 5
 AT_ONCE = 512  # rows whose services are told of, and weighed, at once
 _PREFIX = "base_model.model."
 
@@ -321,7 +321,7 @@ class AdaptedStream(PooledStream):
 
     Args:
         fitted: names kinds and services; finds incidents, too, where labels taught it to.
-        finder: what simulated systems taught, which counts in the zero-shot score.
+        finder: what simulated systems taught, which counts in the score where labels don't.
     """
 
     def __init__(
@@ -335,13 +335,13 @@ class AdaptedStream(PooledStream):
 
     def push(self, piece: Frame) -> Scores:
         scores, (odds, kinds, origins, suspicion) = self.push_pooled(piece)
-        system, past = scores.system, self.past + np.arange(len(piece))
+        past = self.past + np.arange(len(piece))
         self.past += len(piece)
-        if self.finder is not None:
-            system = backed(system, suspicion, past, len(piece.kpis)).astype(np.float32)
-        taught = None
+        system, taught = scores.system, None
         if self.fitted.detects:
             system, taught = self.fitted.weighed(odds, system)
+        elif self.finder is not None:
+            system = backed(system, suspicion, past, len(piece.kpis)).astype(np.float32)
         names, source = self.fitted.kinds, self.learned_from
         return replace(scores, system=system, kinds=kinds, kind_names=names, origins=origins,
                        kinds_from=source, taught=taught)  # fmt: skip
@@ -376,13 +376,13 @@ class AdaptedDetector(VigilDetector):
         network = merge(base.recogniser, adapter.tensors, adapter.scale, adapter.place)
         super().__init__(base.name, network, base.options, facts)
         self.adapter, self.verdict = adapter, adapter.verdict
-        self.zero_shot = base
+        self.zero_shot = VigilDetector(base.name, base.recogniser, base.options, base.facts)
+        self.finder: Verdict | None = None if self.verdict.detects else getattr(base, "finder", None)
         if self.verdict.detects:
             self.guess = None  # its threshold was learned
 
     def stream(self) -> AdaptedStream:
-        finder = getattr(self.zero_shot, "finder", None)
-        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict, finder=finder)
+        return AdaptedStream(self.recogniser, self.options, self.name, self.verdict, finder=self.finder)
 
     @property
     def threshold(self) -> float | None:
