@@ -113,12 +113,15 @@ def test_it_counts_in_the_score_of_a_system(demo: Frame, told: Scores):
     )
 
 
-def test_few_columns_are_scored_without(demo: Frame):
-    """A table of fewer KPIs than it ever learned from has the scores it would have without."""
-    f = demo.without_labels().rows(slice(0, 400))
-    few = replace(f, values=f.values[:, :9], kpis=f.kpis[:9])
-    want = load_detector(known=False).score(few).system
-    found = load_detector().score(few)
+@pytest.mark.parametrize("count", [15, 436])
+def test_other_tables_are_scored_without(demo: Frame, count: int):
+    """A table of fewer or more KPIs than it ever learned from has the scores it would have without."""
+    f = demo.without_labels().rows(slice(0, 100))
+    some = np.arange(count) % len(f.kpis)
+    kpis = tuple(replace(f.kpis[c], name=f"{f.kpis[c].name}_{i}") for i, c in enumerate(some))
+    table = replace(f, values=f.values[:, some], kpis=kpis)
+    want = load_detector(known=False).score(table).system
+    found = load_detector().score(table)
     np.testing.assert_array_equal(found.system, want)
     assert found.kinds is not None
 

@@ -33,7 +33,8 @@ REACH = 2.0  # times the usual distance within a kind up to which an incident ma
 SHARE = 0.5  # of what simulated systems taught in the score of rows nobody labelled; docs/log.md, 2026-11-28
 LEARNED_ROWS = 256  # of past at which it has half of that share
 SURELY = 4.0  # score of what they taught above which it counts no more: a probability of 94 %
-LEARNED_KPIS = 10  # in a table from which it has any: fewer say nothing of services and quantities
+# Tables in which it has any: those it was learned on. Of 872 KPIs one quiet row in ten looked like an incident.
+LEARNED_KPIS = range(16, 436)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +317,7 @@ def backed(zero_shot: np.ndarray, odds: np.ndarray, past: np.ndarray, kpis: int)
         past: (T,) rows of the stream before each.
         kpis: how many the table has.
     """
-    if kpis < LEARNED_KPIS:
+    if kpis not in LEARNED_KPIS:
         return zero_shot
     share = SHARE * past / (past + LEARNED_ROWS)
     taught = USUAL.over(kpis).high * np.minimum(score_of(odds), SURELY)
