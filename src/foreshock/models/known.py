@@ -2,8 +2,8 @@
 
 They were learned on simulated systems (foreshock.pretrain.simulated) with exactly these weights. One names
 incidents: which kind, with which probability, from which service; an adapter's labels begin from it. The
-other, of systems whose quiet rows are as odd as real ones, counts in the zero-shot score of tables of many
-KPIs, whose thresholds stay what they were.
+other, of systems whose quiet rows are as odd as real ones, counts in the zero-shot score of tables like
+theirs, whose thresholds stay what they were.
 
 Not here: the verdict's mathematics (verdict), adapters (lora).
 """

@@ -33,7 +33,7 @@ REACH = 2.0  # times the usual distance within a kind up to which an incident ma
 SHARE = 0.5  # of what simulated systems taught in the score of rows nobody labelled; docs/log.md, 2026-11-28
 LEARNED_ROWS = 256  # of past at which it has half of that share
 SURELY = 4.0  # score of what they taught above which it counts no more: a probability of 94 %
-# Tables in which it has any: those it was learned on. Of 872 KPIs one quiet row in ten looked like an incident.
+# Tables in which it has any: those it learned on. Of 872 KPIs one quiet row in ten looks like an incident.
 LEARNED_KPIS = range(16, 436)
 
 
