@@ -31,6 +31,7 @@ from foreshock.models.verdict import (
     Kinds,
     Origins,
     Roots,
+    Seldom,
     Verdict,
     learn_roots,
     score_of,
@@ -105,12 +106,25 @@ def test_it_counts_in_the_score_of_a_system(demo: Frame, told: Scores):
     known = load_known("nano")
     assert known is not None
     assert isinstance(plain, VigilDetector)
-    odds = suspicion(look(demo, plain.recogniser, plain.options), known.finder)
+    odds = Seldom().push(suspicion(look(demo, plain.recogniser, plain.options), known.finder))
     share = np.arange(len(demo)) / (np.arange(len(demo)) + LEARNED_ROWS) / 2
     taught = USUAL.over(len(demo.kpis)).high * np.minimum(score_of(odds), SURELY)
     np.testing.assert_allclose(
         told.system, (1 - share) * scores.system + share * taught, rtol=1e-3, atol=1e-3
     )
+
+
+def test_what_is_often_so_is_no_incident():
+    """Odds are as they are while one row in ten is high, and lowered to nothing where half of them are."""
+    rng = np.random.default_rng(4)
+    calm = rng.normal(-3.3, 0.6, 4000)
+    few = np.where(rng.random(4000) < 0.1, 5.0, calm)
+    half = np.where(rng.random(4000) < 0.5, 5.0, calm)
+    assert (few - Seldom().push(few))[500:].max() < 0.8
+    assert np.median(Seldom().push(half)[500:][half[500:] == 5.0]) < -1
+    parts = Seldom()
+    pieces = [parts.push(half[a:b]) for a, b in ((0, 1), (1, 700), (700, 4000))]
+    np.testing.assert_array_equal(np.concatenate(pieces), Seldom().push(half))
 
 
 @pytest.mark.parametrize("count", [15, 436])

@@ -26,6 +26,7 @@ from foreshock.models.verdict import (
     UNTAUGHT,
     Origins,
     Roots,
+    Seldom,
     Verdict,
     backed,
     blocks,
@@ -77,13 +78,12 @@ def look(frame: Frame, recogniser: Recogniser, options: VigilOptions) -> Lesson:
     )  # fmt: skip
 
 
-def unlabelled(lesson: Lesson, finder: Verdict | None, rows: np.ndarray | None = None) -> np.ndarray:
-    """The score that some rows have without any label, or all: with what simulated systems taught."""
-    rows = np.arange(len(lesson.system)) if rows is None else rows
+def unlabelled(lesson: Lesson, finder: Verdict | None) -> np.ndarray:
+    """(T,) the score that rows have without any label: with what simulated systems taught."""
     if finder is None:
-        return lesson.system[rows]
-    odds, _, _ = read(lesson, finder, rows)
-    return backed(lesson.system[rows], odds, rows, len(lesson.frame.kpis))
+        return lesson.system
+    odds = Seldom().push(suspicion(lesson, finder))
+    return backed(lesson.system, odds, np.arange(len(odds)), len(lesson.frame.kpis))
 
 
 def suspicion(lesson: Lesson, verdict: Verdict) -> np.ndarray:
@@ -120,7 +120,7 @@ def judge(
     level, found = choose(*reached, m.block * m.step_s)
     verdict = replace(verdict, threshold=level, usual=usual_level(m))
     zero_shot = np.concatenate(
-        [unlabelled(one, finder, m.row[m.lesson == i]) for i, one in enumerate(m.lessons)]
+        [unlabelled(one, finder)[m.row[m.lesson == i]] for i, one in enumerate(m.lessons)]
     )
     is_better, gain = compare(m, verdict.weighed(odds, m.system)[0], zero_shot)
     detects = least_incidents == 0 or (is_better and gain["compared_incidents"] >= least_incidents)

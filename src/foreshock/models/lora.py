@@ -36,7 +36,7 @@ from foreshock.models.recognise import Recogniser
 from foreshock.models.scan import Reading, Scan
 from foreshock.models.signals import Lasting, Signals
 from foreshock.models.surprise import Scales, Surprise
-from foreshock.models.verdict import Verdict, backed
+from foreshock.models.verdict import Seldom, Verdict, backed
 from foreshock.models.vigil import VigilDetector, VigilOptions, VigilStream
 from foreshock.scores import Scores
 from foreshock.windows import to_grid
@@ -332,6 +332,7 @@ class AdaptedStream(PooledStream):
         self.fitted, self.learned_from, self.finder = fitted, learned_from, finder
         self.here: list[Verdict] = []  # for the figures that this deployment has
         self.past = 0  # rows
+        self.seldom = Seldom()
 
     def push(self, piece: Frame) -> Scores:
         scores, (odds, kinds, origins, suspicion) = self.push_pooled(piece)
@@ -341,7 +342,8 @@ class AdaptedStream(PooledStream):
         if self.fitted.detects:
             system, taught = self.fitted.weighed(odds, system)
         elif self.finder is not None:
-            system = backed(system, suspicion, past, len(piece.kpis)).astype(np.float32)
+            odds = self.seldom.push(suspicion)
+            system = backed(system, odds, past, len(piece.kpis)).astype(np.float32)
         names, source = self.fitted.kinds, self.learned_from
         return replace(scores, system=system, kinds=kinds, kind_names=names, origins=origins,
                        kinds_from=source, taught=taught)  # fmt: skip

@@ -33,8 +33,10 @@ REACH = 2.0  # times the usual distance within a kind up to which an incident ma
 SHARE = 0.5  # of what simulated systems taught in the score of rows nobody labelled; docs/log.md, 2026-11-28
 LEARNED_ROWS = 256  # of past at which it has half of that share
 SURELY = 4.0  # score of what they taught above which it counts no more: a probability of 94 %
-# Tables in which it has any: those it learned on. Of 872 KPIs one quiet row in ten looks like an incident.
-LEARNED_KPIS = range(16, 436)
+LEARNED_KPIS = range(16, 436)  # tables in which it has any, as those it learned on; docs/log.md
+SELDOM, AT_MOST = 0.2, -2.0  # share of rows whose odds are higher, and how high that is where it knows calm
+# How far a row moves the level that such a share exceeds: the first, at which row half as far, in the end.
+FIRST_STEP, STEPS_HALVED, LEAST_STEP = 1.0, 16, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +308,26 @@ def agreed(score: np.ndarray, level: float, zero_shot: np.ndarray, usual: float)
     return np.asarray(level * (score / level + np.nan_to_num(zero_shot) / usual) / 2)
 
 
+class Seldom:
+    """Odds of an incident less what every fifth row so far exceeds: what is often so is no incident.
+
+    A deployment unlike all that simulated systems had can look to them like one incident, for hours.
+    """
+
+    def __init__(self) -> None:
+        self.level, self.rows = AT_MOST, 0  # the level steps towards that quantile, by less and less
+
+    def push(self, odds: np.ndarray) -> np.ndarray:
+        """The next rows' log odds (n,) → (n,); none is judged by a later one."""
+        out = np.empty(len(odds))
+        for i, one in enumerate(odds):
+            out[i] = one - max(self.level - AT_MOST, 0.0)
+            step = max(LEAST_STEP, FIRST_STEP / (1 + self.rows / STEPS_HALVED))
+            self.level += step * ((1 - SELDOM) if one > self.level else -SELDOM)
+            self.rows += 1
+        return out
+
+
 def backed(zero_shot: np.ndarray, odds: np.ndarray, past: np.ndarray, kpis: int) -> np.ndarray:
     """(T,) the zero-shot score, with what simulated systems taught beside it; thresholds are as without.
 
@@ -313,7 +335,8 @@ def backed(zero_shot: np.ndarray, odds: np.ndarray, past: np.ndarray, kpis: int)
     are seldom the same. In a recording's first rows a verdict errs most, as levels are not known yet.
 
     Args:
-        zero_shot: (T,); NaN where nothing was observed. odds: (T,) log odds of an incident.
+        zero_shot: (T,); NaN where nothing was observed.
+        odds: (T,) log odds of an incident, as `Seldom` gives them.
         past: (T,) rows of the stream before each.
         kpis: how many the table has.
     """
