@@ -122,7 +122,7 @@ def judge(
     zero_shot = np.concatenate(
         [unlabelled(one, finder)[m.row[m.lesson == i]] for i, one in enumerate(m.lessons)]
     )
-    is_better, gain = compare(m, verdict.weighed(odds, m.system)[0], zero_shot)
+    is_better, gain = compare(replace(m, system=zero_shot), verdict.weighed(odds, m.system)[0])
     detects = least_incidents == 0 or (is_better and gain["compared_incidents"] >= least_incidents)
     facts = {"shots": len(shots), "faulty_shots": sum(s.is_faulty for s in shots),
              "validating_shots": sum(s.validates for s in shots), "usual": verdict.usual, **found,
@@ -329,7 +329,7 @@ def _origins(
 # ----------------------------------------------------------------------- is it better than without labels
 
 
-def compare(material: Material, scores: np.ndarray, zero_shot: np.ndarray) -> tuple[bool, dict[str, Any]]:
+def compare(material: Material, scores: np.ndarray) -> tuple[bool, dict[str, Any]]:
     """Whether scores rank incidents they did not learn from nearly as well as zero-shot scoring, and figures.
 
     Where a quarter of its AP is lost, and more than a standard error over incidents, the zero-shot score and
@@ -339,7 +339,7 @@ def compare(material: Material, scores: np.ndarray, zero_shot: np.ndarray) -> tu
     says nothing of later rows.
 
     Args:
-        scores: (n,) of all rows, of odds as `crossed` gives them. zero_shot: (n,) those without labels.
+        scores: (n,) of all rows, of odds as `crossed` gives them.
     """
     later = material.row >= SETTLED
     bad, shot = material.is_faulty[later], material.shot[later]
@@ -348,7 +348,7 @@ def compare(material: Material, scores: np.ndarray, zero_shot: np.ndarray) -> tu
     if not bad.any() or bad.all():
         return False, facts
     stands_for = np.array([one.weight for one in material.shots])[shot]
-    ours, zero = (_shares(one[later], bad, stands_for) for one in (scores, zero_shot))
+    ours, zero = (_shares(one[later], bad, stands_for) for one in (scores, material.system))
     each = np.array([[ours[of == one].mean(), zero[of == one].mean()] for one in np.unique(of)])
     lost = each[:, 1] - each[:, 0]
     error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0
