@@ -346,10 +346,11 @@ def cost() -> list[str]:
     head = ["recording", "rows × KPIs", "windows", "threads", "wall s", "processor s", "load"]
     lines = table(head, rows)
     for r in read("adapter_cost.jsonl")[-1:]:
-        more, switch = f"{r['share_more']:.1%}", f"{r['switch_cpu_ms']:.0f} ms"
+        way = "more" if r["share_more"] > 0 else "less"
+        share, switch = f"{abs(r['share_more']):.1%} {way}", f"{r['switch_cpu_ms']:.0f} ms"
         lines += [
             f"In use, {r['rows']} rows of {r['kpis']} KPIs (`python benchmarks/adapter_cost.py`), by "
-            f"processor time: scoring takes {more} more, switching to an adapter {switch}.",
+            f"processor time: scoring takes {share}, switching to an adapter {switch}.",
             "",
         ]
     return lines
