@@ -37,11 +37,9 @@ def with_spans(frame: Frame, spans: Sequence[tuple[int, int, str, str]]) -> Fram
     anomaly, ids = np.zeros(rows, bool), np.full(rows, -1, np.int64)
     kind, cause = np.full(rows, "", object), np.full(rows, "", object)
     for number, (start, end, what, who) in enumerate(spans):
-        inside = (frame.time_ns >= start) & (frame.time_ns <= end)
+        inside = _between(frame, start, end)
         if not inside.any():
-            first, last, begin = (
-                str(np.datetime64(int(t), "ns"))[:19] for t in (frame.time_ns[0], frame.time_ns[-1], start)
-            )
+            first, last, begin = map(_stamp, (frame.time_ns[0], frame.time_ns[-1], start))
             raise FrameError(
                 f"label {number + 1} begins {begin}Z and covers no row; the recording goes from {first}Z to "
                 f"{last}Z. Are its times UTC?"
@@ -71,7 +69,7 @@ def divided_spans(frames: Sequence[Frame], spans: Sequence[tuple[int, int, str, 
         return [with_spans(frames[0], spans)]
     own = [[i for i, span in enumerate(spans) if _has(frame, span)] for frame in frames]
     if lost := sorted(set(range(len(spans))).difference(*own)):
-        begin, who = str(np.datetime64(int(spans[lost[0]][0]), "ns"))[:19], spans[lost[0]][3]
+        begin, who = _stamp(spans[lost[0]][0]), spans[lost[0]][3]
         raise FrameError(
             f"label {lost[0] + 1} begins {begin}Z{f' at {who!r}' if who else ''} and is in none of the "
             f"{len(frames)} recordings, by its time and service. Are its times UTC?"
@@ -81,8 +79,17 @@ def divided_spans(frames: Sequence[Frame], spans: Sequence[tuple[int, int, str, 
 
 def _has(frame: Frame, span: tuple[int, int, str, str]) -> bool:
     start, end, _, who = span
-    inside = (frame.time_ns >= start) & (frame.time_ns <= end)
-    return bool(inside.any()) and (not who or who in frame.services)
+    return bool(_between(frame, start, end).any()) and (not who or who in frame.services)
+
+
+def _between(frame: Frame, start_ns: int, end_ns: int) -> np.ndarray:
+    """(T,) bool, both ends included."""
+    return np.asarray((frame.time_ns >= start_ns) & (frame.time_ns <= end_ns))
+
+
+def _stamp(time_ns: int) -> str:
+    """UTC, to the second."""
+    return str(np.datetime64(int(time_ns), "ns"))[:19]
 
 
 def require_labels(frame: Frame) -> None:

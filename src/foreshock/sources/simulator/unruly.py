@@ -4,7 +4,7 @@ A scrape that came late tells less of a container's processor and network, and t
 single call takes seconds. A machine is busy with something else for a minute, users come in a bunch, a
 collector runs. What is learned on calm that lacks all this takes it for incidents in real systems
 (docs/log.md, 2026-11-28). How often each happens differs from system to system, from never to every
-hundredth row or so.
+thirtieth row or so.
 
 Not here: noise that belongs to a scrape of the simulated shops themselves (observe, scrape).
 """
@@ -50,7 +50,7 @@ def unruly(
     factor[:, [kind == "memory" for kind in what]] = 1.0
     factor[:, is_error] = 1.0
     out = values * factor
-    most = np.nanmax(np.where(np.isfinite(values), values, 0), axis=0, initial=0)
+    most = np.where(np.isfinite(values), values, 0).max(axis=0, initial=0)
     out[:, is_cpu] = np.minimum(out[:, is_cpu], np.maximum(most[is_cpu], 100.0))
     failed = _spells(rng, (rows, int(is_error.sum())), 0.001, 0.02, 2)
     out[:, is_error] = np.minimum(out[:, is_error] + failed * rng.exponential(0.05, failed.shape), 1.0)
